@@ -1,0 +1,88 @@
+//! A command on its way to the processor, and the door it goes through.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use domain::{Command, Outcome, TenantId};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// SHA-256 of what a command asks for; a repeat must have the same.
+pub type Fingerprint = [u8; 32];
+
+/// A command with all that is known about it.
+#[derive(Debug, Clone)]
+pub struct CommandEnvelope {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The stream it is for.
+    pub stream_id: Uuid,
+    /// What is asked for.
+    pub command: Command,
+    /// Its id: the same command sent again has the same one, for ever.
+    pub command_id: Uuid,
+    /// The id was made for this very call, so no result can be stored under it yet.
+    pub fresh: bool,
+    /// What the sender asked for, to tell a repeat from another body under the same id.
+    pub fingerprint: Fingerprint,
+    /// Who asks.
+    pub actor: String,
+    /// What it belongs to, across streams.
+    pub correlation_id: Option<Uuid>,
+    /// The event that caused it.
+    pub causation_position: Option<u64>,
+    /// W3C `traceparent`.
+    pub trace: Option<String>,
+    /// The stream version the sender saw (`If-Match`).
+    pub expected_version: Option<u64>,
+}
+
+impl CommandEnvelope {
+    /// A command with an id of its sender's choice, and nothing else said.
+    pub fn new(
+        tenant: TenantId,
+        stream_id: Uuid,
+        command: impl Into<Command>,
+        command_id: Uuid,
+        actor: impl Into<String>,
+    ) -> Self {
+        let command = command.into();
+        let fingerprint = Self::fingerprint_of(&command, Some(stream_id));
+        Self {
+            tenant,
+            stream_id,
+            command,
+            command_id,
+            fresh: false,
+            fingerprint,
+            actor: actor.into(),
+            correlation_id: None,
+            causation_position: None,
+            trace: None,
+            expected_version: None,
+        }
+    }
+
+    /// SHA-256 over type, name, stream and canonical body; `None` as the stream for a
+    /// creation whose id the server chose.
+    pub fn fingerprint_of(command: &Command, stream_id: Option<Uuid>) -> Fingerprint {
+        let mut sha = Sha256::new();
+        sha.update(command.stream_type().as_str());
+        sha.update([0]);
+        sha.update(command.name());
+        sha.update([0]);
+        if let Some(id) = stream_id {
+            sha.update(id.as_bytes());
+        }
+        sha.update(command.body());
+        sha.finalize().into()
+    }
+}
+
+/// Whoever gets commands decided: the processor in this process, or one behind NATS.
+///
+/// Callers always get an outcome: `busy` when the command was not taken.
+pub trait Executor: Send + Sync + 'static {
+    /// Has one command decided; ready after the commit.
+    fn execute(&self, command: CommandEnvelope) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+}

@@ -1,0 +1,182 @@
+//! What can be asked of an agent. Field names are the contract's.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::aggregate::AgentState;
+use crate::json::Json;
+use crate::macros::Body;
+use crate::problem::FieldError;
+pub use crate::task::Reason;
+use crate::values::{Check, Labels};
+
+commands! {
+    /// The commands of an agent.
+    AgentCommand {
+        /// Creates it, or connects a known one again.
+        Register(RegisterAgent) = "register",
+        /// Changes its description.
+        Update(UpdateAgent) = "update",
+        /// Asks a node to start it.
+        Deploy(Reason) = "deploy",
+        /// It takes work from now on.
+        MarkReady(Reason) = "mark_ready",
+        /// It, or who watches it, says how it is.
+        Report(ReportAgent) = "report",
+        /// No new work; what it has it finishes.
+        Drain(Reason) = "drain",
+        /// Sleep until woken.
+        Hibernate(Reason) = "hibernate",
+        /// Wake up.
+        Wake(Reason) = "wake",
+        /// Start again.
+        Restart(Reason) = "restart",
+        /// Gone for good; the name is free again.
+        Retire(Reason) = "retire",
+        /// Stopped without waiting for its work.
+        ForceStop(Reason) = "force_stop",
+    }
+}
+
+fn default_role() -> String {
+    "worker".into()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A new agent; only `name` is required.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterAgent {
+    /// Unique among the tenant's agents that are not retired.
+    pub name: String,
+    /// What it is for.
+    #[serde(default = "default_role")]
+    pub role: String,
+    /// What it can do.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Tasks it holds at once, 1 to 1,000.
+    #[serde(default = "one")]
+    pub slots: u32,
+    /// What it should know from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_context: Option<String>,
+    /// A profile's name, or a profile inline.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub profile: Json,
+    /// The version of its program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Where it can be reached, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Silence after which it counts as offline, in milliseconds; 30,000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+impl RegisterAgent {
+    /// An agent of which only the name is known.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            role: default_role(),
+            capabilities: Vec::new(),
+            labels: Labels::default(),
+            slots: 1,
+            memory_context: None,
+            profile: Json::null(),
+            version: None,
+            endpoint: None,
+            ttl_ms: None,
+        }
+    }
+}
+
+impl Body for RegisterAgent {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        let mut check = Check::default()
+            .text("name", &self.name, 1, 128)
+            .token("role", &self.role)
+            .words("capabilities", &self.capabilities, 256)
+            .labels("labels", &self.labels)
+            .range("slots", self.slots.into(), 1, 1_000)
+            .maybe("memory_context", self.memory_context.as_ref(), 65_536)
+            .value("profile", &self.profile)
+            .maybe("version", self.version.as_ref(), 128)
+            .maybe("endpoint", self.endpoint.as_ref(), 1_024);
+        if let Some(ttl_ms) = self.ttl_ms {
+            check = check.range("ttl_ms", ttl_ms, 1_000, 86_400_000);
+        }
+        check.done()
+    }
+}
+
+/// Changes to an agent; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateAgent {
+    /// See [`RegisterAgent::role`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// See [`RegisterAgent::capabilities`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// See [`RegisterAgent::labels`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// See [`RegisterAgent::slots`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// See [`RegisterAgent::memory_context`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_context: Option<String>,
+}
+
+impl Body for UpdateAgent {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        let mut check = Check::default()
+            .words("capabilities", self.capabilities.as_deref().unwrap_or_default(), 256)
+            .range("slots", self.slots.unwrap_or(1).into(), 1, 1_000)
+            .maybe("memory_context", self.memory_context.as_ref(), 65_536)
+            .rule(*self != Self::default(), "", "empty", "at least one field must be given");
+        if let Some(role) = &self.role {
+            check = check.token("role", role);
+        }
+        if let Some(labels) = &self.labels {
+            check = check.labels("labels", labels);
+        }
+        check.done()
+    }
+}
+
+/// How an agent is, by its own word or its watcher's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportAgent {
+    /// ready, busy, blocked, degraded, unhealthy, warming, offline or failed.
+    pub observed_state: AgentState,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Body for ReportAgent {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default()
+            .rule(
+                self.observed_state.can_be_observed(),
+                "observed_state",
+                "unknown_value",
+                "one of ready, busy, blocked, degraded, unhealthy, warming, offline, failed",
+            )
+            .maybe("reason", self.reason.as_ref(), 2_000)
+            .done()
+    }
+}

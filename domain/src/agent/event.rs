@@ -1,0 +1,83 @@
+//! What can have happened to an agent.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::aggregate::AgentState;
+use super::upcast::UPCASTS;
+use crate::json::Json;
+use crate::task::TaskNoted;
+use crate::values::Labels;
+
+events! {
+    /// The events of an agent.
+    AgentEvent of "agent" upcast UPCASTS;
+    {
+        /// It was created.
+        Registered(AgentRegistered) = "registered" v 1,
+        /// A known agent registered again: its process is new.
+        Reconnected(AgentRegistered) = "reconnected" v 1,
+        /// Its description changed.
+        Updated(super::command::UpdateAgent) = "updated" v 1,
+        /// A node is asked to start it.
+        DeployRequested(TaskNoted) = "deploy_requested" v 1,
+        /// It takes work from now on.
+        Ready(TaskNoted) = "ready" v 1,
+        /// It, or who watches it, said how it is.
+        Reported(AgentReported) = "reported" v 1,
+        /// No new work for it.
+        Draining(TaskNoted) = "draining" v 1,
+        /// It sleeps.
+        Hibernated(TaskNoted) = "hibernated" v 1,
+        /// It was told to wake up.
+        Woken(TaskNoted) = "woken" v 1,
+        /// It was told to start again.
+        Restarted(TaskNoted) = "restarted" v 1,
+        /// Gone for good.
+        Retired(AgentRetired) = "retired" v 1,
+        /// Stopped without waiting for its work.
+        ForceStopped(TaskNoted) = "force_stopped" v 1,
+    }
+}
+
+/// All that an agent said of itself; see `RegisterAgent` for the fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the same fields as RegisterAgent")]
+pub struct AgentRegistered {
+    pub name: String,
+    pub role: String,
+    pub session_key: String,
+    pub capabilities: Vec<String>,
+    pub labels: Labels,
+    pub slots: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_context: Option<String>,
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub profile: Json,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+/// How it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AgentReported {
+    /// What was seen.
+    pub observed_state: AgentState,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Gone for good; its name is free again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AgentRetired {
+    /// The name that is free now.
+    pub name: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

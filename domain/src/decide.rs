@@ -1,0 +1,78 @@
+//! What every decision is given, and what a refusal says.
+
+use chrono::{DateTime, Utc};
+
+use crate::problem::{Code, Problem};
+
+/// An instant in UTC, to the microsecond (what the database keeps).
+pub type Timestamp = DateTime<Utc>;
+
+/// What a decision may know beside the state and the command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The database's time when the command is decided.
+    pub now: Timestamp,
+    /// Who asks.
+    pub actor: String,
+}
+
+/// A command with its facts: what the cqrs-es adapter hands to `decide`.
+#[derive(Debug, Clone)]
+pub struct Stamped<C> {
+    /// What is asked for.
+    pub command: C,
+    /// When and by whom.
+    pub facts: Facts,
+}
+
+/// Why the rules refuse a command.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// The stable code.
+    pub code: Code,
+    /// What stood in the way, for people.
+    pub detail: String,
+    /// The present state.
+    pub state: Option<String>,
+    /// The commands that the present state allows.
+    pub allowed: Vec<&'static str>,
+    /// What stands in the way.
+    pub conflicting_id: Option<uuid::Uuid>,
+}
+
+impl Refusal {
+    /// A refusal of a code.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), state: None, allowed: vec![], conflicting_id: None }
+    }
+
+    /// A command that the state does not allow, with those it does.
+    pub fn illegal(what: &str, state: &str, allowed: &[&'static str]) -> Self {
+        let list = if allowed.is_empty() { "nothing".into() } else { allowed.join(", ") };
+        Self {
+            state: Some(state.into()),
+            allowed: allowed.to_vec(),
+            ..Self::new(
+                Code::IllegalTransition,
+                format!("{what} is not possible in state {state}; possible: {list}"),
+            )
+        }
+    }
+
+    /// A command for something that was never created.
+    pub fn unknown(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("there is no such {what}"))
+    }
+}
+
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            allowed: refusal.allowed.iter().map(|s| (*s).to_owned()).collect(),
+            state: refusal.state.clone(),
+            conflicting_id: refusal.conflicting_id,
+            ..Self::new(refusal.code, refusal.detail.clone())
+        }
+    }
+}

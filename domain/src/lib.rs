@@ -1,0 +1,33 @@
+//! The words and rules of Taffrail: commands, events and the aggregates that
+//! turn one into the other.
+//!
+//! Invariant: this crate does no I/O, reads no clock and rolls no dice. Time,
+//! ids and facts about the world enter with the command, so folding the same
+//! events always gives the same state.
+
+#[macro_use]
+pub mod macros;
+
+pub mod agent;
+mod catalogue;
+pub mod crew;
+mod decide;
+pub mod ids;
+pub mod json;
+pub mod operation;
+pub mod outcome;
+pub mod problem;
+pub mod recorded;
+pub mod task;
+pub mod upcast;
+pub mod values;
+
+pub use catalogue::{
+    Aggregate, Claim, ClaimChange, Command, Event, EventType, event_id, event_types,
+};
+pub use decide::{Facts, Refusal, Stamped, Timestamp};
+pub use ids::{AgentId, CrewId, OperationId, StreamType, TaskId, TenantId};
+pub use json::Json;
+pub use outcome::{Outcome, OutcomeEvent, Status};
+pub use problem::{Code, FieldError, Problem};
+pub use recorded::Recorded;

@@ -1,0 +1,537 @@
+//! The task's rules: `match (state, command)` is the transition table.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::command::*;
+use super::event::*;
+use crate::decide::{Facts, Refusal, Timestamp};
+use crate::ids::AgentId;
+use crate::json::Json;
+use crate::problem::Code;
+
+/// Where a task stands; the words of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waits for somebody to look at it.
+    Inbox,
+    /// Waits for an agent (or for a time, a dependency, a backoff).
+    Queued,
+    /// An agent has it and has not begun.
+    Assigned,
+    /// An agent is at it.
+    InProgress,
+    /// Can't go on for now.
+    Blocked,
+    /// Waits for a verdict.
+    Review,
+    /// Done.
+    Done,
+    /// Ended by an error that no further attempt would mend.
+    Failed,
+    /// Its attempts are used up.
+    Dead,
+    /// Nobody is to do it any more.
+    Cancelled,
+}
+
+impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 10] = [
+        Self::Inbox,
+        Self::Queued,
+        Self::Assigned,
+        Self::InProgress,
+        Self::Blocked,
+        Self::Review,
+        Self::Done,
+        Self::Failed,
+        Self::Dead,
+        Self::Cancelled,
+    ];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbox => "inbox",
+            Self::Queued => "queued",
+            Self::Assigned => "assigned",
+            Self::InProgress => "in_progress",
+            Self::Blocked => "blocked",
+            Self::Review => "review",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the task has come to an end.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Dead | Self::Cancelled)
+    }
+
+    /// The commands that this state allows.
+    pub const fn allowed(self) -> &'static [&'static str] {
+        match self {
+            Self::Inbox => &["update", "assign", "requeue", "cancel", "archive"],
+            Self::Queued => &["update", "assign", "cancel", "archive"],
+            Self::Assigned => &[
+                "update",
+                "start",
+                "complete",
+                "fail",
+                "extend",
+                "release",
+                "progress",
+                "block",
+                "submit_for_review",
+                "unassign",
+                "reassign",
+                "cancel",
+            ],
+            Self::InProgress => &[
+                "update",
+                "progress",
+                "complete",
+                "fail",
+                "extend",
+                "release",
+                "block",
+                "submit_for_review",
+                "unassign",
+                "reassign",
+                "cancel",
+            ],
+            Self::Blocked => &[
+                "update", "unblock", "complete", "fail", "extend", "release", "unassign",
+                "reassign", "cancel",
+            ],
+            Self::Review => &["update", "approve", "reject", "cancel"],
+            Self::Done | Self::Cancelled => &["archive"],
+            Self::Failed | Self::Dead => &["requeue", "discard", "archive"],
+        }
+    }
+}
+
+/// The right to answer for a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Who holds it.
+    pub agent_id: AgentId,
+    /// Grows with every assignment of the task.
+    pub token: u64,
+    /// By the database's clock.
+    pub expires_at: Timestamp,
+}
+
+/// A unit of work, held by at most one agent at a time.
+///
+/// Invariants: `lease` stands exactly in assigned, in_progress and blocked;
+/// `attempt <= retry.max_attempts`; `tokens` never falls.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// `None` until submitted.
+    pub state: Option<TaskState>,
+    /// The queue it waits in.
+    pub queue: String,
+    /// Attempts begun, those handed back not counted.
+    pub attempt: u32,
+    /// How failures are tried again.
+    pub retry: RetryPolicy,
+    /// Who may answer for it now.
+    pub lease: Option<Lease>,
+    /// The last lease token given out.
+    pub tokens: u64,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// When the current attempt began.
+    pub started_at: Option<Timestamp>,
+    /// What was handed in for review.
+    pub result: Json,
+    /// Off every list.
+    pub archived: bool,
+}
+
+impl Task {
+    /// Chooses the events a command leads to.
+    ///
+    /// # Errors
+    /// When the state does not allow the command, or its lease token is stale.
+    pub fn decide(&self, command: &TaskCommand, facts: &Facts) -> Result<Vec<TaskEvent>, Refusal> {
+        use TaskCommand as C;
+        use TaskEvent as E;
+        use TaskState as S;
+
+        let Some(state) = self.state else {
+            let C::Submit(new) = command else {
+                return Err(Refusal::unknown("task"));
+            };
+            return Ok(vec![E::Submitted(submitted(new, facts))]);
+        };
+        };
+        let illegal = || Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()));
+        if matches!(command, C::Submit(_)) {
+            return Err(Refusal::new(Code::AlreadyExists, "a task of this id exists already"));
+        }
+        if self.archived {
+            return Err(Refusal::illegal(command.name(), "archived", &[]));
+        }
+        let queue = || self.queue.clone();
+        match (state, command) {
+            (S::Done | S::Failed | S::Dead | S::Cancelled, C::Update(_)) => illegal(),
+            (_, C::Update(changes)) => Ok(vec![E::Updated(changes.clone())]),
+
+            (S::Inbox | S::Queued, C::Assign(to)) => Ok(vec![self.assigned(to, facts, 1)]),
+            // Handed out to this very agent already: nothing to add.
+            (S::Assigned, C::Assign(to)) if self.held_by(to.agent_id) => Ok(vec![]),
+            (S::Assigned | S::InProgress | S::Blocked, C::Reassign(to)) => {
+                Ok(vec![E::Unassigned(self.unassigned(to.reason.clone())?), {
+                    self.assigned(to, facts, 0)
+                }])
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::Unassign(why)) => {
+                Ok(vec![E::Unassigned(self.unassigned(why.reason.clone())?)])
+            }
+
+            (S::Assigned, C::Start(by)) => {
+                let lease = self.held(by.lease_token)?;
+                Ok(vec![E::Started(self.started(lease, facts))])
+            }
+            // The same holder says it twice.
+            (S::InProgress, C::Start(by)) => self.held(by.lease_token).map(|_| vec![]),
+            (S::Assigned | S::InProgress, C::Progress(by)) => {
+                let lease = self.held(by.lease_token)?;
+                Ok(self.begun(lease, facts).with(E::Progressed(TaskProgressed {
+                    percent: by.percent,
+                    message: by.message.clone(),
+                    data: by.data.clone(),
+                })))
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::Complete(by)) => {
+                let lease = self.held(by.lease_token)?;
+                Ok(self.begun(lease, facts).with(E::Completed(TaskCompleted {
+                    agent_id: Some(lease.agent_id),
+                    result: by.result.clone(),
+                    queue: queue(),
+                    ran_ms: self.ran_ms(facts),
+                })))
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::Fail(by)) => {
+                let lease = self.held(by.lease_token)?;
+                Ok(self.attempt_failed(lease, by, facts))
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::Extend(by)) => {
+                let lease = self.held(by.lease_token)?;
+                Ok(vec![E::LeaseExtended(TaskLeaseExtended {
+                    lease_token: lease.token,
+                    lease_expires_at: expiry(by.lease_ms, facts),
+                })])
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::Release(by)) => {
+                self.held(by.lease_token)?;
+                Ok(vec![E::Released(self.unassigned(by.reason.clone())?)])
+            }
+            (S::Assigned | S::InProgress | S::Blocked, C::ExpireLease(by)) => {
+                let lease = self.held(by.lease_token)?;
+                if facts.now < lease.expires_at {
+                    return Err(Refusal::new(Code::StaleLease, "the lease runs on"));
+                }
+                Ok(self.lease_expired(lease))
+            }
+            (S::Assigned | S::InProgress, C::Block(by)) => {
+                let lease = self.held_if_said(by.lease_token)?;
+                let blocked = E::Blocked(TaskBlocked { reason: by.reason.clone() });
+                Ok(self.begun(lease, facts).with(blocked))
+            }
+            (S::Blocked, C::Unblock(why)) => {
+                Ok(vec![E::Unblocked(TaskNoted { reason: why.reason.clone() })])
+            }
+            (S::Assigned | S::InProgress, C::SubmitForReview(by)) => {
+                let lease = self.held_if_said(by.lease_token)?;
+                let asked = TaskReviewRequested { result: by.result.clone() };
+                Ok(self.begun(lease, facts).with(E::ReviewRequested(asked)))
+            }
+            (S::Review, C::Approve(why)) => Ok(vec![
+                E::Approved(TaskNoted { reason: why.reason.clone() }),
+                E::Completed(TaskCompleted {
+                    agent_id: None,
+                    result: self.result.clone(),
+                    queue: queue(),
+                    ran_ms: self.ran_ms(facts),
+                }),
+            ]),
+            (S::Review, C::Reject(why)) => {
+                Ok(vec![E::Rejected(TaskNoted { reason: why.reason.clone() })])
+            }
+
+            (state, C::Cancel(why)) if !state.is_final() => {
+                Ok(vec![E::Cancelled(TaskEnded { queue: queue(), reason: why.reason.clone() })])
+            }
+            (S::Inbox | S::Failed | S::Dead, C::Requeue(why)) => {
+                Ok(vec![E::Requeued(TaskEnded { queue: queue(), reason: why.reason.clone() })])
+            }
+            (S::Failed | S::Dead, C::Discard(why)) => {
+                let reason = why.reason.clone().or_else(|| Some("discarded".into()));
+                Ok(vec![E::Archived(TaskNoted { reason })])
+            }
+            (state, C::Archive(why))
+                if state.is_final() || matches!(state, S::Inbox | S::Queued) =>
+            {
+                Ok(vec![E::Archived(TaskNoted { reason: why.reason.clone() })])
+            }
+
+            // An answer by somebody whose lease has ended, whatever became of the task since.
+            (
+                _,
+                C::Start(StartTask { lease_token })
+                | C::Progress(ProgressTask { lease_token, .. })
+                | C::Complete(CompleteTask { lease_token, .. })
+                | C::Fail(FailTask { lease_token, .. })
+                | C::Extend(ExtendTask { lease_token, .. })
+                | C::Release(ReleaseTask { lease_token, .. })
+                | C::ExpireLease(ExpireLease { lease_token }),
+            ) if (1..=self.tokens).contains(lease_token) => self.held(*lease_token).and(illegal()),
+            (
+                _,
+                C::Assign(_)
+                | C::Start(_)
+                | C::Progress(_)
+                | C::Block(_)
+                | C::Unblock(_)
+                | C::SubmitForReview(_)
+                | C::Approve(_)
+                | C::Reject(_)
+                | C::Complete(_)
+                | C::Fail(_)
+                | C::Extend(_)
+                | C::Release(_)
+                | C::Cancel(_)
+                | C::Requeue(_)
+                | C::Reassign(_)
+                | C::Unassign(_)
+                | C::Discard(_)
+                | C::Archive(_)
+                | C::ExpireLease(_)
+                | C::Submit(_),
+            ) => illegal(),
+        }
+    }
+
+    /// Folds one event into the state; total, so any recorded history can be read.
+    pub fn apply(&mut self, event: &TaskEvent) {
+        use TaskEvent as E;
+        match event {
+            E::Submitted(new) => {
+                let start = if new.triage { TaskState::Inbox } else { TaskState::Queued };
+                self.state = Some(start);
+                self.submitted_at = new.submitted_at;
+                self.queue.clone_from(&new.queue);
+                self.retry = new.retry.clone();
+            }
+            E::Updated(_) | E::Progressed(_) => {}
+            E::Assigned(to) => {
+                self.state = Some(TaskState::Assigned);
+                self.attempt = to.attempt;
+                self.tokens = to.lease_token;
+                self.started_at = None;
+                self.lease = Some(Lease {
+                    agent_id: to.agent_id,
+                    token: to.lease_token,
+                    expires_at: to.lease_expires_at,
+                });
+            }
+            E::Unassigned(_) | E::Released(_) => {
+                self.attempt = self.attempt.saturating_sub(1);
+                self.end_lease(TaskState::Queued);
+            }
+            E::Started(start) => {
+                self.state = Some(TaskState::InProgress);
+                self.started_at = Some(start.started_at);
+            }
+            E::Blocked(_) => self.state = Some(TaskState::Blocked),
+            E::Unblocked(_) => self.state = Some(TaskState::InProgress),
+            E::ReviewRequested(asked) => {
+                self.result = asked.result.clone();
+                self.end_lease(TaskState::Review);
+            }
+            E::Approved(_) => {}
+            E::Rejected(_) | E::AttemptFailed(_) | E::LeaseExpired(_) => {
+                self.end_lease(TaskState::Queued);
+            }
+            E::Completed(_) => self.end_lease(TaskState::Done),
+            E::Failed(_) => self.end_lease(TaskState::Failed),
+            E::DeadLettered(_) => self.end_lease(TaskState::Dead),
+            E::LeaseExtended(to) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.expires_at = to.lease_expires_at;
+                }
+            }
+            E::Cancelled(_) => self.end_lease(TaskState::Cancelled),
+            E::Requeued(_) => {
+                self.attempt = 0;
+                self.end_lease(TaskState::Queued);
+            }
+            E::Archived(_) => self.archived = true,
+        }
+    }
+
+    fn held_by(&self, agent_id: AgentId) -> bool {
+        self.lease.is_some_and(|lease| lease.agent_id == agent_id)
+    }
+
+    fn held(&self, token: u64) -> Result<Lease, Refusal> {
+        self.lease.filter(|lease| lease.token == token).ok_or_else(|| {
+            let current = match self.lease {
+                Some(lease) => format!("the current token is {}", lease.token),
+                None => "nobody holds a lease".into(),
+            };
+            Refusal::new(Code::StaleLease, format!("lease token {token} is stale: {current}"))
+        })
+    }
+
+    /// Operators may act without a token; whoever shows one must hold it.
+    fn held_if_said(&self, token: Option<u64>) -> Result<Lease, Refusal> {
+        let current = self.lease.map_or(0, |lease| lease.token);
+        self.held(token.unwrap_or(current))
+    }
+
+    fn assigned(&self, to: &AssignTask, facts: &Facts, step: u32) -> TaskEvent {
+        TaskEvent::Assigned(TaskAssigned {
+            agent_id: to.agent_id,
+            attempt: (self.attempt + step).max(1),
+            lease_token: self.tokens + 1,
+            lease_expires_at: expiry(to.lease_ms, facts),
+            queue: self.queue.clone(),
+            reason: to.reason.clone(),
+        })
+    }
+
+    fn unassigned(&self, reason: Option<String>) -> Result<TaskUnassigned, Refusal> {
+        let lease = self.held_if_said(None)?;
+        Ok(TaskUnassigned { agent_id: lease.agent_id, reason })
+    }
+
+    fn started(&self, lease: Lease, facts: &Facts) -> TaskStarted {
+        TaskStarted {
+            agent_id: lease.agent_id,
+            attempt: self.attempt,
+            queue: self.queue.clone(),
+            started_at: facts.now,
+            waited_ms: millis(self.submitted_at, facts.now),
+        }
+    }
+
+    /// An answer by a holder who never said `start` implies it.
+    fn begun(&self, lease: Lease, facts: &Facts) -> Begun {
+        let implied = self.state == Some(TaskState::Assigned);
+        Begun(implied.then(|| TaskEvent::Started(self.started(lease, facts))))
+    }
+
+    fn ran_ms(&self, facts: &Facts) -> u64 {
+        self.started_at.map_or(0, |start| millis(start, facts.now))
+    }
+
+    fn attempt_failed(&self, lease: Lease, by: &FailTask, facts: &Facts) -> Vec<TaskEvent> {
+        let class_allows = match (&self.retry.retryable, &by.class) {
+            (Some(classes), Some(class)) => classes.contains(class),
+            (Some(_) | None, _) => true,
+        };
+        let retryable = by.retryable && class_allows;
+        let again = retryable && self.attempt < self.retry.max_attempts;
+        let failed = TaskEvent::AttemptFailed(TaskAttemptFailed {
+            agent_id: lease.agent_id,
+            attempt: self.attempt,
+            error: by.error.clone(),
+            class: by.class.clone(),
+            retry_at: again.then(|| facts.now + self.backoff(facts)),
+            queue: self.queue.clone(),
+        });
+        let (error, queue) = (by.error.clone(), self.queue.clone());
+        match (again, retryable) {
+            (true, _) => vec![failed],
+            (false, true) => {
+                let attempts = self.attempt;
+                vec![failed, TaskEvent::DeadLettered(TaskDeadLettered { attempts, error, queue })]
+            }
+            (false, false) => vec![failed, TaskEvent::Failed(TaskFailed { error, queue })],
+        }
+    }
+
+    fn lease_expired(&self, lease: Lease) -> Vec<TaskEvent> {
+        let mut events = vec![TaskEvent::LeaseExpired(TaskLeaseExpired {
+            agent_id: lease.agent_id,
+            attempt: self.attempt,
+            lease_token: lease.token,
+            queue: self.queue.clone(),
+        })];
+        if self.attempt >= self.retry.max_attempts {
+            events.push(TaskEvent::DeadLettered(TaskDeadLettered {
+                attempts: self.attempt,
+                error: Json::of("the lease ran out: the agent was silent"),
+                queue: self.queue.clone(),
+            }));
+        }
+        events
+    }
+
+    /// Exponential backoff with equal jitter: half of the wait is certain, the other
+    /// half spread (AWS Architecture Blog, "Exponential Backoff And Jitter"). The
+    /// spread comes from the instant of the decision, so a replay waits as long.
+    fn backoff(&self, facts: &Facts) -> chrono::Duration {
+        let doublings = self.attempt.saturating_sub(1).min(31);
+        let full = self.retry.backoff_ms.saturating_mul(1 << doublings);
+        let full = full.min(self.retry.backoff_max_ms);
+        let spread = u64::from(facts.now.timestamp_subsec_micros()) % 1_000;
+        let wait = full / 2 + (full - full / 2) * spread / 999;
+        chrono::Duration::milliseconds(wait.try_into().unwrap_or(i64::MAX / 2))
+    }
+
+    fn end_lease(&mut self, state: TaskState) {
+        self.state = Some(state);
+        self.lease = None;
+    }
+}
+
+struct Begun(Option<TaskEvent>);
+
+impl Begun {
+    fn with(self, event: TaskEvent) -> Vec<TaskEvent> {
+        self.0.into_iter().chain([event]).collect()
+    }
+}
+
+fn expiry(lease_ms: Option<u64>, facts: &Facts) -> Timestamp {
+    let ms = lease_ms.unwrap_or(DEFAULT_LEASE_MS).min(MAX_LEASE_MS);
+    facts.now + chrono::Duration::milliseconds(ms as i64)
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    (to - from).num_milliseconds().try_into().unwrap_or(0)
+}
+
+fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
+    let new = new.clone();
+    TaskSubmitted {
+        title: new.title,
+        description: new.description,
+        kind: new.kind,
+        queue: new.queue,
+        payload: new.payload,
+        priority: new.priority,
+        capabilities: new.capabilities,
+        labels: new.labels,
+        assignees: new.assignees,
+        parent_id: new.parent_id,
+        depends_on: new.depends_on,
+        due_at: new.due_at,
+        run_at: new.run_at,
+        triage: new.triage,
+        concurrency_key: new.concurrency_key,
+        retry: new.retry,
+        submitted_at: facts.now,
+    }
+}
+
+aggregate!(Task, "task", TaskCommand, TaskEvent);

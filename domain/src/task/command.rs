@@ -1,0 +1,452 @@
+//! What can be asked of a task. Field names are the contract's.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::{AgentId, TaskId};
+use crate::json::Json;
+use crate::macros::Body;
+use crate::problem::FieldError;
+use crate::values::{Check, Labels, Priority};
+
+/// Lease length when nothing is said, in milliseconds.
+pub const DEFAULT_LEASE_MS: u64 = 30_000;
+/// Shortest lease: below it a slow network alone would lose the task.
+pub const MIN_LEASE_MS: u64 = 1_000;
+/// Longest lease: a day.
+pub const MAX_LEASE_MS: u64 = 86_400_000;
+
+commands! {
+    /// The commands of a task.
+    TaskCommand {
+        /// Creates it.
+        Submit(SubmitTask) = "submit",
+        /// Changes what is described, not the state.
+        Update(UpdateTask) = "update",
+        /// Gives it to an agent, with a lease.
+        Assign(AssignTask) = "assign",
+        /// The agent begins (contract: accept).
+        Start(StartTask) = "start",
+        /// The agent tells how far it is.
+        Progress(ProgressTask) = "progress",
+        /// It can't go on for now.
+        Block(BlockTask) = "block",
+        /// It can go on.
+        Unblock(Reason) = "unblock",
+        /// The work waits for a verdict.
+        SubmitForReview(SubmitForReview) = "submit_for_review",
+        /// The verdict is yes.
+        Approve(Reason) = "approve",
+        /// The verdict is no: back to the queue.
+        Reject(Reason) = "reject",
+        /// The agent is done.
+        Complete(CompleteTask) = "complete",
+        /// The agent could not do it.
+        Fail(FailTask) = "fail",
+        /// The agent needs longer.
+        Extend(ExtendTask) = "extend",
+        /// The agent hands it back undone.
+        Release(ReleaseTask) = "release",
+        /// Nobody is to do it any more.
+        Cancel(Reason) = "cancel",
+        /// Into the queue: out of the inbox, or revived after failing.
+        Requeue(Reason) = "requeue",
+        /// Takes it from its agent and gives it to another.
+        Reassign(AssignTask) = "reassign",
+        /// Takes it from its agent.
+        Unassign(Reason) = "unassign",
+        /// Drops a failed or dead task from the dead letters.
+        Discard(Reason) = "discard",
+        /// Takes it off every list; its history stays.
+        Archive(Reason) = "archive",
+        /// The scheduler noticed that the lease has run out.
+        ExpireLease(ExpireLease) = "expire_lease",
+    }
+}
+
+fn default_name() -> String {
+    "default".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Tells `null` (clear it) from absence (leave it).
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
+}
+
+/// How failures are tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// Attempts in all, 1 to 100.
+    pub max_attempts: u32,
+    /// Wait before the second attempt; doubles with each further one.
+    pub backoff_ms: u64,
+    /// Longest wait.
+    pub backoff_max_ms: u64,
+    /// Error classes that are worth another attempt; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<Vec<String>>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_attempts: 3, backoff_ms: 1_000, backoff_max_ms: 60_000, retryable: None }
+    }
+}
+
+/// A new task; only `title` is required.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitTask {
+    /// What is to be done, in a line.
+    pub title: String,
+    /// The same at length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The kind of work, for handlers that know several.
+    #[serde(rename = "type", default = "default_name")]
+    pub kind: String,
+    /// The queue it waits in.
+    #[serde(default = "default_name")]
+    pub queue: String,
+    /// The input of the work.
+    #[serde(default)]
+    pub payload: Json,
+    /// Its urgency.
+    #[serde(default)]
+    #[schema(inline)]
+    pub priority: Priority,
+    /// What an agent must be able to do.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Who is meant to do it; agents outside the list are passed over.
+    #[serde(default)]
+    pub assignees: Vec<String>,
+    /// The task that this one is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<TaskId>,
+    /// Tasks that must be done before.
+    #[serde(default)]
+    pub depends_on: Vec<TaskId>,
+    /// When it should be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<DateTime<Utc>>,
+    /// Not before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<DateTime<Utc>>,
+    /// Waits in the inbox until somebody assigns or requeues it.
+    #[serde(default)]
+    pub triage: bool,
+    /// Tasks with the same key run one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// How failures are tried again.
+    #[serde(default)]
+    pub retry: RetryPolicy,
+}
+
+impl SubmitTask {
+    /// A task of which only the title is known.
+    pub fn titled(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            description: None,
+            kind: default_name(),
+            queue: default_name(),
+            payload: Json::null(),
+            priority: Priority::default(),
+            capabilities: Vec::new(),
+            labels: Labels::default(),
+            assignees: Vec::new(),
+            parent_id: None,
+            depends_on: Vec::new(),
+            due_at: None,
+            run_at: None,
+            triage: false,
+            concurrency_key: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+impl Body for SubmitTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default()
+            .text("title", &self.title, 1, 500)
+            .maybe("description", self.description.as_ref(), 65_536)
+            .token("type", &self.kind)
+            .token("queue", &self.queue)
+            .value("payload", &self.payload)
+            .words("capabilities", &self.capabilities, 64)
+            .labels("labels", &self.labels)
+            .words("assignees", &self.assignees, 64)
+            .rule(self.depends_on.len() <= 256, "depends_on", "too_many", "at most 256 entries")
+            .maybe("concurrency_key", self.concurrency_key.as_ref(), 128)
+            .range("retry/max_attempts", self.retry.max_attempts.into(), 1, 100)
+            .range("retry/backoff_ms", self.retry.backoff_ms, 0, MAX_LEASE_MS)
+            .range("retry/backoff_max_ms", self.retry.backoff_max_ms, 0, MAX_LEASE_MS)
+            .words("retry/retryable", self.retry.retryable.as_deref().unwrap_or_default(), 64)
+            .done()
+    }
+}
+
+/// Changes to a task; what is absent stays, `null` clears.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateTask {
+    /// See [`SubmitTask::title`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// See [`SubmitTask::description`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub description: Option<Option<String>>,
+    /// See [`SubmitTask::payload`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Json>,
+    /// See [`SubmitTask::priority`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// See [`SubmitTask::capabilities`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// See [`SubmitTask::labels`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
+    /// See [`SubmitTask::assignees`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assignees: Option<Vec<String>>,
+    /// See [`SubmitTask::due_at`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Option<DateTime<Utc>>>,
+    /// See [`SubmitTask::run_at`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Option<DateTime<Utc>>>,
+}
+
+impl Body for UpdateTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        let mut check = Check::default()
+            .maybe("description", self.description.as_ref().and_then(Option::as_ref), 65_536)
+            .words("capabilities", self.capabilities.as_deref().unwrap_or_default(), 64)
+            .words("assignees", self.assignees.as_deref().unwrap_or_default(), 64)
+            .rule(*self != Self::default(), "", "empty", "at least one field must be given");
+        if let Some(title) = &self.title {
+            check = check.text("title", title, 1, 500);
+        }
+        if let Some(payload) = &self.payload {
+            check = check.value("payload", payload);
+        }
+        if let Some(labels) = &self.labels {
+            check = check.labels("labels", labels);
+        }
+        check.done()
+    }
+}
+
+/// Gives a task to an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AssignTask {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// How long the lease runs, in milliseconds; 30,000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+    /// Why this agent; the scheduler writes down what it chose from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+fn check_lease(check: Check, lease_ms: Option<u64>) -> Check {
+    match lease_ms {
+        Some(ms) => check.range("lease_ms", ms, MIN_LEASE_MS, MAX_LEASE_MS),
+        None => check,
+    }
+}
+
+impl Body for AssignTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        check_lease(Check::default(), self.lease_ms)
+            .maybe("reason", self.reason.as_ref(), 2_000)
+            .done()
+    }
+}
+
+/// The agent begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+}
+
+impl Body for StartTask {}
+
+/// The agent tells how far it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProgressTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+    /// 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// For programs.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub data: Json,
+}
+
+impl Body for ProgressTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        let percent = self.percent.is_none_or(|p| (0.0..=100.0).contains(&p));
+        Check::default()
+            .rule(percent, "percent", "out_of_range", "`percent` must lie between 0 and 100")
+            .maybe("message", self.message.as_ref(), 2_000)
+            .value("data", &self.data)
+            .done()
+    }
+}
+
+/// Why something is done; may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reason {
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Body for Reason {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().maybe("reason", self.reason.as_ref(), 2_000).done()
+    }
+}
+
+/// It can't go on for now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlockTask {
+    /// What it waits for.
+    pub reason: String,
+    /// The token, when the agent itself says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_token: Option<u64>,
+}
+
+impl Body for BlockTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().text("reason", &self.reason, 1, 2_000).done()
+    }
+}
+
+/// The work waits for a verdict.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SubmitForReview {
+    /// The token, when the agent itself says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_token: Option<u64>,
+    /// What came out.
+    pub result: Json,
+}
+
+impl Body for SubmitForReview {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().value("result", &self.result).done()
+    }
+}
+
+/// The agent is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompleteTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+    /// What came out.
+    #[serde(default)]
+    pub result: Json,
+}
+
+impl Body for CompleteTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().value("result", &self.result).done()
+    }
+}
+
+/// The agent could not do it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+    /// What went wrong: a text or any JSON.
+    #[serde(default)]
+    pub error: Json,
+    /// Whether another attempt may help.
+    #[serde(default = "yes")]
+    pub retryable: bool,
+    /// The error's class, held against the task's `retry.retryable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+impl Body for FailTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().value("error", &self.error).maybe("class", self.class.as_ref(), 128).done()
+    }
+}
+
+/// The agent needs longer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+    /// From now on, in milliseconds; 30,000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+}
+
+impl Body for ExtendTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        check_lease(Check::default(), self.lease_ms).done()
+    }
+}
+
+/// The agent hands the task back undone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseTask {
+    /// The token of the assignment's lease.
+    pub lease_token: u64,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Body for ReleaseTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().maybe("reason", self.reason.as_ref(), 2_000).done()
+    }
+}
+
+/// The scheduler noticed that the lease has run out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExpireLease {
+    /// The token of the lease that has run out.
+    pub lease_token: u64,
+}
+
+impl Body for ExpireLease {}

@@ -1,0 +1,258 @@
+//! What can have happened to a task. Shapes are for ever: a new optional field
+//! takes `#[serde(default)]`, any other change raises the version (`upcast.rs`).
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::command::RetryPolicy;
+use super::upcast::UPCASTS;
+use crate::ids::{AgentId, TaskId};
+use crate::json::Json;
+use crate::values::{Labels, Priority};
+
+events! {
+    /// The events of a task.
+    TaskEvent of "task" upcast UPCASTS;
+    {
+        /// It was created.
+        Submitted(TaskSubmitted) = "submitted" v 1,
+        /// Its description changed.
+        Updated(TaskUpdated) = "updated" v 1,
+        /// An agent got it, with a lease.
+        Assigned(TaskAssigned) = "assigned" v 1,
+        /// It was taken from its agent.
+        Unassigned(TaskUnassigned) = "unassigned" v 1,
+        /// The agent began.
+        Started(TaskStarted) = "started" v 1,
+        /// The agent told how far it is.
+        Progressed(TaskProgressed) = "progressed" v 1,
+        /// It can't go on for now.
+        Blocked(TaskBlocked) = "blocked" v 1,
+        /// It can go on.
+        Unblocked(TaskNoted) = "unblocked" v 1,
+        /// The work waits for a verdict.
+        ReviewRequested(TaskReviewRequested) = "review_requested" v 1,
+        /// The verdict was yes.
+        Approved(TaskNoted) = "approved" v 1,
+        /// The verdict was no.
+        Rejected(TaskNoted) = "rejected" v 1,
+        /// It is done.
+        Completed(TaskCompleted) = "completed" v 1,
+        /// An attempt failed; `retry_at` says when the next may begin.
+        AttemptFailed(TaskAttemptFailed) = "attempt_failed" v 1,
+        /// It ended by an error that no further attempt would mend.
+        Failed(TaskFailed) = "failed" v 1,
+        /// Its attempts are used up.
+        DeadLettered(TaskDeadLettered) = "dead_lettered" v 1,
+        /// The agent got longer.
+        LeaseExtended(TaskLeaseExtended) = "lease_extended" v 1,
+        /// The agent handed it back.
+        Released(TaskUnassigned) = "released" v 1,
+        /// The agent was silent past the lease.
+        LeaseExpired(TaskLeaseExpired) = "lease_expired" v 1,
+        /// Nobody is to do it any more.
+        Cancelled(TaskEnded) = "cancelled" v 1,
+        /// It waits in the queue again.
+        Requeued(TaskEnded) = "requeued" v 1,
+        /// It is off every list.
+        Archived(TaskNoted) = "archived" v 1,
+    }
+}
+
+/// All that was known at submission; see `SubmitTask` for the fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the same fields as SubmitTask")]
+pub struct TaskSubmitted {
+    pub title: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub queue: String,
+    pub payload: Json,
+    #[schema(inline)]
+    pub priority: Priority,
+    pub capabilities: Vec<String>,
+    pub labels: Labels,
+    pub assignees: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<TaskId>,
+    pub depends_on: Vec<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<DateTime<Utc>>,
+    pub triage: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    pub retry: RetryPolicy,
+    pub submitted_at: DateTime<Utc>,
+}
+
+/// What changed; an absent field stayed, a `null` was cleared.
+pub type TaskUpdated = super::command::UpdateTask;
+
+/// An agent got the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskAssigned {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// From 1.
+    pub attempt: u32,
+    /// Every answer must carry it.
+    pub lease_token: u64,
+    /// By the database's clock.
+    pub lease_expires_at: DateTime<Utc>,
+    /// The task's queue.
+    pub queue: String,
+    /// Why this agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// An agent does not have the task any more; the attempt does not count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskUnassigned {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The agent began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskStarted {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// From 1.
+    pub attempt: u32,
+    /// The task's queue.
+    pub queue: String,
+    /// By the database's clock.
+    pub started_at: DateTime<Utc>,
+    /// Since the submission, in milliseconds.
+    pub waited_ms: u64,
+}
+
+/// How far the agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskProgressed {
+    /// 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// For programs.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub data: Json,
+}
+
+/// It can't go on for now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskBlocked {
+    /// What it waits for.
+    pub reason: String,
+}
+
+/// It happened, perhaps for a reason.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskNoted {
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The work waits for a verdict; the lease has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskReviewRequested {
+    /// What came out.
+    pub result: Json,
+}
+
+/// It is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskCompleted {
+    /// Who did it; absent where nobody held it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// What came out.
+    pub result: Json,
+    /// The task's queue.
+    pub queue: String,
+    /// Since the start of the attempt, in milliseconds.
+    pub ran_ms: u64,
+}
+
+/// An attempt failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskAttemptFailed {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// From 1.
+    pub attempt: u32,
+    /// What went wrong.
+    pub error: Json,
+    /// The error's class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// When the next attempt may begin; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<DateTime<Utc>>,
+    /// The task's queue.
+    pub queue: String,
+}
+
+/// It ended by an error that no further attempt would mend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskFailed {
+    /// What went wrong.
+    pub error: Json,
+    /// The task's queue.
+    pub queue: String,
+}
+
+/// Its attempts are used up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskDeadLettered {
+    /// How many there were.
+    pub attempts: u32,
+    /// The last error.
+    pub error: Json,
+    /// The task's queue.
+    pub queue: String,
+}
+
+/// The agent got longer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskLeaseExtended {
+    /// The lease.
+    pub lease_token: u64,
+    /// By the database's clock.
+    pub lease_expires_at: DateTime<Utc>,
+}
+
+/// The agent was silent past the lease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskLeaseExpired {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// The attempt that ended thereby.
+    pub attempt: u32,
+    /// The lease that is void.
+    pub lease_token: u64,
+    /// The task's queue.
+    pub queue: String,
+}
+
+/// It left a state for the reason given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskEnded {
+    /// The task's queue.
+    pub queue: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
