@@ -1,10 +1,11 @@
 //! The write side: commands in, committed events and outcomes out.
 
+pub mod claims;
 pub mod clock;
 pub mod command;
 pub mod process;
 pub mod processor;
 
+pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
-pub use processor::Processor;

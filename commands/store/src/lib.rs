@@ -1,1 +1,19 @@
-//! store
+//! The event log on PostgreSQL: the one place that appends, and how it is read.
+
+mod append;
+mod error;
+mod feed;
+mod lease;
+mod log;
+mod reader;
+mod row;
+mod server;
+
+pub use append::{Append, NewEvent, NewResult, Written};
+pub use error::StoreError;
+pub use feed::Feed;
+pub use lease::{Lease, Leases};
+pub use log::{CommandRecord, Head, Log, Snapshot, StreamKey};
+pub use reader::Reader;
+pub use row::{RECORDED_COLUMNS, recorded_from_row};
+pub use server::{check_server, connect_pool};

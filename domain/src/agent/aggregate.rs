@@ -164,7 +164,6 @@ impl Agent {
             };
             return Ok(vec![E::Registered(registered(new))]);
         };
-        };
         if !state.allowed().contains(&command.name()) {
             return Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()));
         }

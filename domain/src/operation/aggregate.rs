@@ -78,12 +78,11 @@ impl Operation {
                 return Err(Refusal::unknown("operation"));
             };
             return Ok(vec![E::Accepted(OperationAccepted {
-                    kind: new.kind.clone(),
-                    resource: new.resource.clone(),
-                    command: new.command.clone(),
-                    input: new.input.clone(),
-                })]);
-        };
+                kind: new.kind.clone(),
+                resource: new.resource.clone(),
+                command: new.command.clone(),
+                input: new.input.clone(),
+            })]);
         };
         if matches!(command, C::Accept(_)) {
             return Err(Refusal::new(

@@ -170,7 +170,6 @@ impl Task {
             };
             return Ok(vec![E::Submitted(submitted(new, facts))]);
         };
-        };
         let illegal = || Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()));
         if matches!(command, C::Submit(_)) {
             return Err(Refusal::new(Code::AlreadyExists, "a task of this id exists already"));

@@ -9,10 +9,12 @@
 //! whatever the clock says; `attempt <= max_attempts`; tokens only grow.
 
 mod aggregate;
+mod assignment;
 mod command;
 mod event;
 mod upcast;
 
 pub use aggregate::{Lease, Task, TaskState};
+pub use assignment::*;
 pub use command::*;
 pub use event::*;

@@ -1,0 +1,62 @@
+//! The doors between the scheduler and those who carry its words.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use domain::task::{Assignment, ClaimTasks, Claimed};
+use domain::{AgentId, Problem, TenantId, Timestamp};
+use uuid::Uuid;
+
+/// A future that owns all it needs.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Whoever answers claims: the scheduler in this process, or one behind NATS.
+pub trait Claims: Send + Sync + 'static {
+    /// Gives an agent up to `max` tasks of a queue; waits up to `wait_ms` for the first.
+    fn claim(
+        &self,
+        tenant: TenantId,
+        queue: String,
+        request: ClaimTasks,
+    ) -> Boxed<Result<Claimed, Problem>>;
+}
+
+/// What a heartbeat said, and when it came by our own clock.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// Monotonic; judges silence (invariant 10).
+    pub received: std::time::Instant,
+    /// Wall clock; for people.
+    pub at: Timestamp,
+    /// What the agent says of itself.
+    pub observed_state: Option<String>,
+    /// Tasks it could take now.
+    pub slots_free: Option<u32>,
+    /// 0 to 1, or what the agent means by it.
+    pub load: Option<f64>,
+}
+
+/// What the scheduler and the watchdog need of the agents' wire (core NATS).
+pub trait AgentWire: Send + Sync + 'static {
+    /// Whether anybody listens for pushed tasks of this agent.
+    fn listens(&self, tenant: TenantId, agent: AgentId) -> Boxed<bool>;
+    /// Pushes an assignment; false when nobody listened.
+    fn push(&self, tenant: TenantId, agent: AgentId, assignment: Assignment) -> Boxed<bool>;
+    /// Sends a control word: drain, stop, reload, wake.
+    fn control(&self, tenant: TenantId, agent: AgentId, word: &'static str) -> Boxed<()>;
+    /// The last heartbeat of an agent, if it ever sent one to this process.
+    fn observed(&self, tenant: &TenantId, agent: AgentId) -> Option<Observation>;
+}
+
+/// Carries out operations of a kind that is more than one command.
+pub trait Work: Send + Sync + 'static {
+    /// Whether this kind is its own.
+    fn takes(&self, kind: &str) -> bool;
+    /// Does the work and tells how far it is; the result or the problem ends the operation.
+    fn run(
+        &self,
+        operation: Uuid,
+        accepted: domain::operation::OperationAccepted,
+        progress: tokio::sync::mpsc::Sender<domain::operation::OperationProgress>,
+    ) -> Boxed<Result<domain::Json, Problem>>;
+}

@@ -1,0 +1,1 @@
+//! Process managers: what reacts to events with commands.

@@ -1,0 +1,143 @@
+-- The event log: the truth. Everything else can be made again from it.
+--
+-- Written by taffrail_service, which owns nothing; read by people through `event_log`.
+
+-- One row per shard; its lock is the order of the log (invariants 2 and 3).
+CREATE TABLE log_head (
+    shard       smallint PRIMARY KEY,
+    position    bigint NOT NULL,          -- of the last event; 0 when there is none
+    epoch       bigint NOT NULL,          -- generation of the store; changes only with a restore
+    token       bigint NOT NULL,          -- fencing token of the processor that may append
+    recorded_at timestamptz NOT NULL      -- of the last append; never runs backwards
+) WITH (fillfactor = 10);                 -- room for HOT updates on its one page
+INSERT INTO log_head VALUES (0, 0, 1, 0, 'epoch');
+
+CREATE TABLE events (
+    position           bigint PRIMARY KEY,
+    epoch              bigint NOT NULL,
+    tenant             text COLLATE "C" NOT NULL,
+    stream_type        text COLLATE "C" NOT NULL,
+    stream_id          uuid NOT NULL,
+    version            bigint NOT NULL,
+    event_type         text COLLATE "C" NOT NULL,
+    schema_version     smallint NOT NULL,
+    event_id           uuid NOT NULL,
+    command_id         uuid NOT NULL,
+    actor              text NOT NULL,
+    correlation_id     uuid,
+    causation_position bigint,
+    trace              text,
+    occurred_at        timestamptz NOT NULL,
+    recorded_at        timestamptz NOT NULL,
+    payload            bytea NOT NULL,    -- the canonical JSON bytes that were hashed
+    hash               bytea NOT NULL,    -- SHA-256 of every field known before the append
+    CONSTRAINT events_stream_version UNIQUE (tenant, stream_id, version)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+ALTER TABLE events ALTER COLUMN payload SET STORAGE EXTERNAL; -- compressing costs more than it saves here
+
+-- What became of every command, for ever (invariants 8 and 9).
+CREATE TABLE command_results (
+    command_id  uuid NOT NULL,
+    tenant      text COLLATE "C" NOT NULL,
+    fingerprint bytea NOT NULL,
+    stream_type text COLLATE "C" NOT NULL,
+    stream_id   uuid NOT NULL,
+    command     text COLLATE "C" NOT NULL,
+    actor       text NOT NULL,
+    version     bigint NOT NULL,          -- of the stream after it
+    position    bigint NOT NULL,          -- of the last event, or the head at the decision
+    events      text NOT NULL,            -- names of its events, in order, separated by commas
+    problem     text,                     -- the refusal as a problem document; null: accepted
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (command_id, tenant)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+CREATE INDEX command_results_refused ON command_results (tenant, position, command_id)
+    WHERE problem IS NOT NULL;
+
+-- Names that one stream of a tenant may own at a time.
+CREATE TABLE unique_claims (
+    tenant    text COLLATE "C" NOT NULL,
+    kind      text COLLATE "C" NOT NULL,
+    value     text COLLATE "C" NOT NULL,
+    stream_id uuid NOT NULL,
+    PRIMARY KEY (tenant, kind, value)
+);
+
+-- A cache of folded streams; never the only copy.
+CREATE TABLE snapshots (
+    tenant    text COLLATE "C" NOT NULL,
+    stream_id uuid NOT NULL,
+    version   bigint NOT NULL,
+    fold      text NOT NULL,              -- names the code that folded; another one ignores the row
+    state     bytea NOT NULL,
+    PRIMARY KEY (tenant, stream_id)
+);
+
+-- Who may run a role that only one process at a time may run.
+CREATE TABLE leases (
+    role       text PRIMARY KEY,
+    holder     text NOT NULL,
+    token      bigint NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+
+-- Digests of the API's bearer tokens.
+CREATE TABLE api_tokens (
+    digest     bytea PRIMARY KEY,         -- SHA-256 of the token
+    tenant     text COLLATE "C" NOT NULL,
+    principal  text NOT NULL,
+    role       text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The log is append-only also for its owner, in normal operation.
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the log is append-only: % on % is refused', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation';
+END $$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON command_results
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- For people with psql: the same log with the payload as JSON.
+CREATE VIEW event_log WITH (security_invoker = true) AS
+SELECT position, epoch, tenant, stream_type, stream_id, version,
+       stream_type || '.' || event_type AS type, schema_version,
+       convert_from(payload, 'UTF8')::jsonb AS payload,
+       actor, command_id, event_id, correlation_id, causation_position, trace,
+       occurred_at, recorded_at, encode(hash, 'hex') AS hash
+FROM events;
+
+-- The tenant of the present transaction; unset and empty both mean none (D56).
+CREATE FUNCTION current_tenant() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS
+$$ SELECT NULLIF(current_setting('app.tenant', true), '') $$;
+
+ALTER TABLE events ENABLE ROW LEVEL SECURITY;
+ALTER TABLE events FORCE ROW LEVEL SECURITY;
+ALTER TABLE command_results ENABLE ROW LEVEL SECURITY;
+ALTER TABLE command_results FORCE ROW LEVEL SECURITY;
+ALTER TABLE unique_claims ENABLE ROW LEVEL SECURITY;
+ALTER TABLE unique_claims FORCE ROW LEVEL SECURITY;
+ALTER TABLE snapshots ENABLE ROW LEVEL SECURITY;
+ALTER TABLE snapshots FORCE ROW LEVEL SECURITY;
+
+-- The service appends and reads across tenants in one batch.
+CREATE POLICY service ON events FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
+CREATE POLICY service ON command_results FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
+CREATE POLICY service ON unique_claims FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
+CREATE POLICY service ON snapshots FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
+-- The gateway sees the tenant of its transaction and nothing else.
+CREATE POLICY tenant ON events FOR SELECT TO taffrail_gateway
+    USING (tenant = (SELECT current_tenant()));
+CREATE POLICY tenant ON command_results FOR SELECT TO taffrail_gateway
+    USING (tenant = (SELECT current_tenant()));
+
+GRANT SELECT, INSERT ON events, command_results TO taffrail_service;
+GRANT SELECT, UPDATE ON log_head TO taffrail_service;
+GRANT SELECT, INSERT, DELETE ON unique_claims TO taffrail_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, leases TO taffrail_service;
+GRANT SELECT ON event_log TO taffrail_service, taffrail_gateway;
+GRANT SELECT ON events, command_results, log_head, leases TO taffrail_gateway;
+GRANT SELECT, INSERT ON api_tokens TO taffrail_gateway;
