@@ -23,6 +23,8 @@ pub struct CommandEnvelope {
     pub command_id: Uuid,
     /// The id was made for this very call, so no result can be stored under it yet.
     pub fresh: bool,
+    /// The stream's id was made for this very call, so the stream cannot exist yet.
+    pub new_stream: bool,
     /// What the sender asked for, to tell a repeat from another body under the same id.
     pub fingerprint: Fingerprint,
     /// Who asks.
@@ -54,6 +56,7 @@ impl CommandEnvelope {
             command,
             command_id,
             fresh: false,
+            new_stream: false,
             fingerprint,
             actor: actor.into(),
             correlation_id: None,
@@ -61,6 +64,20 @@ impl CommandEnvelope {
             trace: None,
             expected_version: None,
         }
+    }
+
+    /// About how many bytes it adds to a flush.
+    pub fn size_hint(&self) -> usize {
+        use domain::Command;
+        use domain::task::TaskCommand as T;
+        let free = match &self.command {
+            Command::Task(T::Submit(new)) => {
+                new.payload.as_str().len() + new.description.as_ref().map_or(0, String::len)
+            }
+            Command::Task(T::Complete(done)) => done.result.as_str().len(),
+            Command::Task(_) | Command::Agent(_) | Command::Operation(_) | Command::Crew(_) => 0,
+        };
+        256 + free
     }
 
     /// SHA-256 over type, name, stream and canonical body; `None` as the stream for a

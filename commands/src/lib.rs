@@ -9,3 +9,4 @@ pub mod processor;
 pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
+pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -1,1 +1,134 @@
-//! The command processor.
+//! The command processor: load, decide, group commit.
+//!
+//! A batch is what arrived while the last flush was under way: an idle system commits
+//! one command at once, a busy one hundreds. Invariants: the caller is answered after
+//! the commit; a stream with events in an unanswered flush is not in the next one (else
+//! version n+2 could stand without n+1); a command id is decided once, for ever.
+
+mod batch;
+mod engine;
+mod role;
+mod stats;
+
+use std::sync::Arc;
+
+use domain::{Code, Outcome, Problem, Status};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::claims::Boxed;
+use crate::command::{CommandEnvelope, Executor};
+pub use role::{ProcessorRole, processor};
+pub use stats::{Stats, StatsSnapshot};
+
+/// What bounds the processor.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessorConfig {
+    /// Commands that may wait; beyond that callers hear `busy`.
+    pub queue: usize,
+    /// Commands in one flush.
+    pub batch_commands: usize,
+    /// Bytes of command bodies in one flush.
+    pub batch_bytes: usize,
+    /// Flushes in flight on the one connection; two equal two partitions (performance.md 4.5).
+    pub in_flight: usize,
+    /// Live aggregates kept in memory.
+    pub cache: usize,
+    /// Events after which a stream takes no more (reliability R17).
+    pub stream_limit: u64,
+    /// Events between two snapshots of a stream.
+    pub snapshot_every: u64,
+}
+
+impl Default for ProcessorConfig {
+    fn default() -> Self {
+        Self {
+            queue: 8_192,
+            batch_commands: 1_024,
+            batch_bytes: 1 << 20,
+            in_flight: 2,
+            cache: 50_000,
+            stream_limit: 50_000,
+            snapshot_every: 200,
+        }
+    }
+}
+
+/// A command that somebody waits for.
+#[derive(Debug)]
+struct Pending {
+    command: CommandEnvelope,
+    reply: oneshot::Sender<Outcome>,
+    /// Flushes that failed with it aboard.
+    failures: u32,
+}
+
+impl Pending {
+    fn answer(self, outcome: Outcome) {
+        // The caller may have gone; the outcome stands all the same.
+        let _ = self.reply.send(outcome);
+    }
+
+    fn busy(self, why: &str) {
+        let outcome = busy(&self.command, why);
+        self.answer(outcome);
+    }
+}
+
+/// The door to the processor of this process.
+#[derive(Debug, Clone)]
+pub struct Processor {
+    queue: mpsc::Sender<Pending>,
+    active: watch::Receiver<bool>,
+    stats: Arc<Stats>,
+}
+
+impl Processor {
+    /// Whether this process holds the lease and decides.
+    pub fn active(&self) -> watch::Receiver<bool> {
+        self.active.clone()
+    }
+
+    /// What it has done and how full it is.
+    pub fn stats(&self) -> StatsSnapshot {
+        let waiting = self.queue.max_capacity() - self.queue.capacity();
+        self.stats.snapshot(waiting, self.queue.max_capacity())
+    }
+}
+
+impl Executor for Processor {
+    fn execute(&self, command: CommandEnvelope) -> Boxed<Outcome> {
+        let refused = |command: &CommandEnvelope, why: &str| {
+            self.stats.busy();
+            let outcome = busy(command, why);
+            Box::pin(async move { outcome })
+        };
+        if !*self.active.borrow() {
+            return refused(&command, "this process does not hold the processor's lease");
+        }
+        let (command_id, stream_id) = (command.command_id, command.stream_id);
+        let (reply, answer) = oneshot::channel();
+        match self.queue.try_send(Pending { command, reply, failures: 0 }) {
+            Ok(()) => Box::pin(async move {
+                answer.await.unwrap_or_else(|_| {
+                    let problem = Problem::new(
+                        Code::Unavailable,
+                        "the processor stopped before the outcome was known; send it again \
+                         with the same command id",
+                    );
+                    Outcome::undecided(Status::Busy, command_id, stream_id, problem)
+                })
+            }),
+            Err(mpsc::error::TrySendError::Full(pending)) => {
+                refused(&pending.command, "the queue of commands is full")
+            }
+            Err(mpsc::error::TrySendError::Closed(pending)) => {
+                refused(&pending.command, "the processor is stopping")
+            }
+        }
+    }
+}
+
+fn busy(command: &CommandEnvelope, why: &str) -> Outcome {
+    let problem = Problem { retry_after_ms: Some(1_000), ..Problem::new(Code::Busy, why) };
+    Outcome::undecided(Status::Busy, command.command_id, command.stream_id, problem)
+}

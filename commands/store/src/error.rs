@@ -40,12 +40,14 @@ impl StoreError {
             if error.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION))
     }
 
-    /// Whether the connection, not the content, failed: the same append may pass later.
-    pub fn is_connection(&self) -> bool {
+    /// Whether the server or the way to it failed, not the content: the same append may
+    /// pass later. (Classes 08 connection, 40 rollback, 53 resources, 55 locks, 57
+    /// intervention; PostgreSQL manual, appendix A.)
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => error.as_db_error().is_none_or(|db| {
                 let code = db.code().code();
-                code.starts_with("08") || code.starts_with("57") || code.starts_with("53")
+                ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class))
             }),
             Self::Pool(_) => true,
             Self::LeaseLost | Self::Hole { .. } | Self::Row { .. } | Self::Unfit(_) => false,

@@ -8,12 +8,14 @@ mod log;
 mod reader;
 mod row;
 mod server;
+mod wake;
 
-pub use append::{Append, NewEvent, NewResult, Written};
+pub use append::{Append, NewEvent, NewResult, Writer, Written};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use lease::{Lease, Leases};
-pub use log::{CommandRecord, Head, Log, Snapshot, StreamKey};
+pub use log::{CommandRecord, Head, Log, Rehydrated, Snapshot, StreamKey};
 pub use reader::Reader;
 pub use row::{RECORDED_COLUMNS, recorded_from_row};
 pub use server::{check_server, connect_pool};
+pub use wake::{listen, notify};

@@ -72,6 +72,7 @@ impl DataDir {
             Err(errno) => return Err(unusable(errno.into())),
         }
         let dir = Self { path, lock };
+        narrow(&dir.path).map_err(unusable)?;
         dir.write_holder(&format!("pid {}", std::process::id())).map_err(unusable)?;
         Ok(dir)
     }
@@ -98,12 +99,16 @@ impl DataDir {
     }
 }
 
-/// Makes a folder that only this user may enter; an existing one is narrowed to that.
+/// Makes a folder that only this user may enter; an existing one stays as it is.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes everyone else's rights away; only by the holder, before any server runs on it.
 ///
 /// A sticky folder is shared on purpose (`/tmp` given by mistake) and stays as it is.
-pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+fn narrow(path: &Path) -> io::Result<()> {
     const STICKY: u32 = 0o1000;
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 && mode & STICKY == 0 {
         fs::set_permissions(path, Permissions::from_mode(0o700))?;
@@ -114,12 +119,8 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 /// Replaces a file by one of mode 0600, so that no reader sees half of it.
 pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)

@@ -96,7 +96,9 @@ impl StartError {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Spawn { .. } | Self::Ended { .. } | Self::NotReady { .. } | Self::Sql { .. } => true,
+            Self::Spawn { .. } | Self::Ended { .. } | Self::NotReady { .. } | Self::Sql { .. } => {
+                true
+            }
             Self::File { .. }
             | Self::OtherMajor { .. }
             | Self::StillRunning { .. }

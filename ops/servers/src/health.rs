@@ -32,6 +32,7 @@ impl Health {
     /// Whether a server was given up, so that waiting does not help.
     #[must_use]
     pub fn failed(&self) -> bool {
-        matches!(self.postgres, ServerState::Failed(_)) || matches!(self.nats, ServerState::Failed(_))
+        matches!(self.postgres, ServerState::Failed(_))
+            || matches!(self.nats, ServerState::Failed(_))
     }
 }

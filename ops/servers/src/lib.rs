@@ -32,7 +32,9 @@ pub use data_dir::{DataDir, LockError};
 pub use embedded::{Embedded, Stopped};
 pub use error::StartError;
 pub use health::{Health, ServerState};
-pub use locate::{Attempt, Located, LocateError, Outcome, Programs, Server, Source, fetch, locate, probe};
+pub use locate::{
+    Attempt, LocateError, Located, Outcome, Programs, Server, Source, fetch, locate, probe,
+};
 pub use nats::{Nats, NatsAddress};
 pub use options::Options;
 pub use postgres::{Postgres, PostgresAddress};

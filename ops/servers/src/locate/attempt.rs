@@ -163,8 +163,16 @@ mod tests {
         let skipped = |reason: &str| Outcome::Skipped(reason.into());
         let error = LocateError {
             attempts: vec![
-                row(Server::Postgres, Source::Given, skipped("TAFFRAIL_POSTGRES_BIN_DIR is not set")),
-                row(Server::Postgres, Source::Wheel, Outcome::Failed("python3 is not installed".into())),
+                row(
+                    Server::Postgres,
+                    Source::Given,
+                    skipped("TAFFRAIL_POSTGRES_BIN_DIR is not set"),
+                ),
+                row(
+                    Server::Postgres,
+                    Source::Wheel,
+                    Outcome::Failed("python3 is not installed".into()),
+                ),
                 row(Server::Nats, Source::Cache, Outcome::Found(nats)),
             ],
         };

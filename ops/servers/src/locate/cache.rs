@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attempt::{Server, Source};
 use super::{Located, Miss, packages, wheel};
-use crate::data_dir::{private_dir, random_secret};
+use crate::data_dir::random_secret;
 
 const MARKER: &str = "verified.json";
 
@@ -31,6 +31,7 @@ pub(super) fn find(server: Server, cache_dir: &Path) -> Result<Located, Miss> {
         Server::Postgres => wheel::folder(server).into_iter().chain(packages::folders()).collect(),
         Server::Nats => wheel::folder(server).into_iter().collect(),
     };
+    check_owner(cache_dir).map_err(Miss::fail)?;
     wanted
         .iter()
         .find_map(|folder| open(&cache_dir.join(folder)))
@@ -57,18 +58,21 @@ pub(super) fn install(
     fill: impl FnOnce(&Path) -> Result<PathBuf, String>,
 ) -> Result<Located, String> {
     let _held = lock(cache_dir).map_err(|error| format!("{}: {error}", cache_dir.display()))?;
+    check_owner(cache_dir)?;
     let place = cache_dir.join(folder);
     // Another process may have put it there while we waited for the lock.
     if let Some(located) = open(&place) {
         return Ok(Located { source, ..located });
     }
     let draft = cache_dir.join(format!("{folder}.tmp-{}", random_secret()));
-    let filled = private_dir(&draft)
+    // Open to other users: an image is often filled by root and used by somebody else.
+    let filled = fs::create_dir(&draft)
         .map_err(|error| error.to_string())
         .and_then(|()| fill(&draft))
         .and_then(|program| {
             let located = super::system::checked(server, program, source)?;
-            let relative = located.program.strip_prefix(&draft).map_err(|error| error.to_string())?;
+            let relative =
+                located.program.strip_prefix(&draft).map_err(|error| error.to_string())?;
             let marker = Marker { version: located.version, program: relative.to_owned() };
             place_bundle(&draft, &place, &marker).map_err(|error| error.to_string())
         });
@@ -89,9 +93,20 @@ fn place_bundle(draft: &Path, place: &Path, marker: &Marker) -> io::Result<()> {
     fs::rename(draft, place)
 }
 
+/// Programs are executed from here, so nobody but this user and root may put them here.
+pub(crate) fn check_owner(cache_dir: &Path) -> Result<(), String> {
+    const WRITABLE_BY_ALL: u32 = 0o002;
+    let Ok(found) = fs::metadata(cache_dir) else { return Ok(()) };
+    let own = rustix::process::geteuid().as_raw();
+    if (found.uid() == own || found.uid() == 0) && found.mode() & WRITABLE_BY_ALL == 0 {
+        return Ok(());
+    }
+    Err(format!("{} can be written by other users", cache_dir.display()))
+}
+
 /// Exclusive use of the cache for one change; waits.
 pub(crate) fn lock(cache_dir: &Path) -> io::Result<File> {
-    private_dir(cache_dir)?;
+    fs::create_dir_all(cache_dir)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(cache_dir.join("lock"))?;
@@ -101,6 +116,9 @@ pub(crate) fn lock(cache_dir: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -129,6 +147,19 @@ mod tests {
         assert_eq!(failed.unwrap_err(), "the line went dead");
         let left: Vec<_> = fs::read_dir(&cache).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(left, ["lock"]);
+        fs::remove_dir_all(&cache).unwrap();
+    }
+
+    #[test]
+    fn a_cache_that_everybody_may_write_is_not_trusted() {
+        let cache = std::env::temp_dir().join(format!("taffrail-cache-{}", random_secret()));
+        assert_eq!(check_owner(&cache), Ok(()), "absent is fine");
+        fs::create_dir_all(&cache).unwrap();
+        let allow = |mode| fs::set_permissions(&cache, Permissions::from_mode(mode)).unwrap();
+        allow(0o755);
+        assert_eq!(check_owner(&cache), Ok(()));
+        allow(0o777);
+        assert!(!find(Server::Nats, &cache).unwrap_err().skipped);
         fs::remove_dir_all(&cache).unwrap();
     }
 }

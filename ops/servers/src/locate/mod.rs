@@ -18,6 +18,7 @@ pub use attempt::{Attempt, LocateError, Outcome, Server, Source};
 
 use crate::Options;
 use attempt::ALL_SOURCES;
+pub(crate) use cache::{check_owner as check_cache, lock as lock_cache};
 
 /// A server program that was found and runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,10 @@ pub struct Programs {
 /// # Errors
 /// Names every attempt with its reason, and what to do.
 pub fn locate(options: &Options) -> Result<Programs, LocateError> {
-    both(options, &[Source::Given, Source::Cache, Source::Wheel, Source::System, Source::Npm, Source::Apt])
+    both(
+        options,
+        &[Source::Given, Source::Cache, Source::Wheel, Source::System, Source::Npm, Source::Apt],
+    )
 }
 
 /// Fills the cache, so that later starts work offline. Blocks.
@@ -71,7 +75,9 @@ pub fn probe(options: &Options) -> Vec<Attempt> {
     let rows = |server| {
         ALL_SOURCES.iter().filter_map(move |source| {
             let outcome = match source {
-                Source::Given | Source::Cache | Source::System => try_source(server, *source, options),
+                Source::Given | Source::Cache | Source::System => {
+                    try_source(server, *source, options)
+                }
                 Source::Wheel => Err(Miss::skip(wheel::prospect(options))),
                 Source::Npm | Source::Apt if server == Server::Nats => return None,
                 Source::Npm => Err(Miss::skip(packages::prospect("npm", options))),

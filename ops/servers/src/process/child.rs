@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::sync::watch;
 
@@ -46,16 +47,22 @@ impl Child {
         let shared = Arc::new(Shared { pid, ending, reaped: Mutex::new(false) });
         let (sender, exit) = watch::channel(None);
         let waiter = shared.clone();
-        thread::Builder::new().name(format!("wait-{pid}")).stack_size(64 << 10).spawn(move || {
+        let wait = move || {
             // NOWAIT leaves the zombie in place, so that reaping happens under the lock.
             let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            while waitid(WaitId::Pid(pid), ended) == Err(rustix::io::Errno::INTR) {}
+            while matches!(waitid(WaitId::Pid(pid), ended), Err(Errno::INTR)) {}
             let mut reaped = lock(&waiter.reaped);
             let status = process.wait().unwrap_or_default();
             *reaped = true;
             drop(reaped);
             sender.send_replace(Some(status));
-        })?;
+        };
+        let thread = thread::Builder::new().name(format!("wait-{pid}")).stack_size(64 << 10);
+        if let Err(error) = thread.spawn(wait) {
+            // Nobody would ever see it end, so it may not begin.
+            let _ = kill_process(pid, Signal::KILL);
+            return Err(error);
+        }
         Ok(Self { shared, exit })
     }
 

@@ -88,7 +88,8 @@ static KEEPER: LazyLock<io::Result<Mutex<Sender<Request>>>> = LazyLock::new(|| {
 /// # Errors
 /// When the shim cannot be executed; what the shim itself meets ends up in the log.
 pub(crate) async fn spawn(spawn: Spawn) -> io::Result<Child> {
-    let keeper = KEEPER.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+    let keeper =
+        KEEPER.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
     let (reply, answer) = oneshot::channel();
     let request = Request { spawn, reply };
     let gone = |_| io::Error::other("the keeper thread is gone");

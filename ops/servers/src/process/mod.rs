@@ -2,10 +2,12 @@
 
 mod child;
 mod keeper;
+mod log;
 mod orphans;
 mod proc;
 
-pub(crate) use child::{Child, Ending};
+pub(crate) use child::Child;
 pub(crate) use keeper::{Kind, Spawn, spawn};
-pub(crate) use orphans::quit_backends;
+pub(crate) use log::Log;
+pub(crate) use orphans::{quit_backends, signal};
 pub(crate) use proc::{boot_time, command_line, current_dir, stat};

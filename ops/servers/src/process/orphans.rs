@@ -36,11 +36,15 @@ pub(crate) async fn quit_backends(cluster: &Path) {
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may be gone by now, which is what we want.
-        drop(kill_process(pid, signal));
+/// Signals a process that is not a [`super::Child`]; one that is gone by now is what we want.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = to_pid(pid) {
+        let _ = kill_process(pid, signal);
     }
+}
+
+fn to_pid(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// Reaps the children that nobody in this process spawned.
@@ -74,9 +78,9 @@ impl Reaper {
         for zombie in found {
             let since = *self.zombies.entry(zombie.pid).or_insert_with(Instant::now);
             let backend = zombie.comm == "postgres" && zombie.session == zombie.pid;
-            if backend || since.elapsed() > Self::UNCLAIMED_AFTER {
-                let pid = i32::try_from(zombie.pid).ok().and_then(Pid::from_raw);
-                drop(waitpid(pid, WaitOptions::NOHANG));
+            let unclaimed = backend || since.elapsed() > Self::UNCLAIMED_AFTER;
+            if unclaimed && let Some(pid) = to_pid(zombie.pid) {
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
         }
     }

@@ -66,7 +66,8 @@ impl Call {
     fn parse(mut args: impl Iterator<Item = OsString>) -> anyhow::Result<Self> {
         let mut next = |what: &str| args.next().ok_or_else(|| anyhow!("argument missing: {what}"));
         let kind = next("kind")?;
-        let kind = kind.to_str().and_then(Kind::from_name).ok_or_else(|| anyhow!("kind {kind:?}"))?;
+        let kind =
+            kind.to_str().and_then(Kind::from_name).ok_or_else(|| anyhow!("kind {kind:?}"))?;
         let parent = next("parent")?;
         let parent = parent
             .to_str()

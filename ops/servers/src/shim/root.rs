@@ -8,9 +8,9 @@ use std::path::Path;
 use anyhow::Context;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, UnshareFlags, capabilities, configure_capability_in_ambient_set,
-    set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags, capabilities,
+    configure_capability_in_ambient_set, set_capabilities, set_capabilities_secure_bits,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 /// Stops being root, as far as the program about to be executed can see.
@@ -54,7 +54,10 @@ fn become_user(owned: &Path, program: &Path) -> anyhow::Result<()> {
     }
     let blocked = !reachable(owned) || !reachable(program);
     if blocked {
-        set_keep_capabilities(true)?;
+        // Capabilities stay over the change of user, and count for access(2) too, by which
+        // initdb looks for the server beside itself.
+        set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+            .context("below a folder only root may enter, and CAP_SETPCAP is missing")?;
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     set_thread_groups(&[gid]).context("setgroups")?;
@@ -95,9 +98,9 @@ fn pass_through(folder: &Path) -> io::Result<()> {
 
 /// Whether everyone may walk down to the path.
 fn reachable(path: &Path) -> bool {
-    path.ancestors()
-        .skip(1)
-        .all(|folder| fs::metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o001 != 0))
+    path.ancestors().skip(1).all(|folder| {
+        fs::metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o001 != 0)
+    })
 }
 
 /// Keeps the one capability that lets the server walk through root's folders.

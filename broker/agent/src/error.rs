@@ -1,0 +1,62 @@
+//! What can go wrong between an agent and the server.
+
+use domain::Problem;
+
+/// Why an agent cannot go on, or a message got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server cannot be reached, or does not let us in.
+    #[error("cannot connect to NATS at {url}")]
+    Connect {
+        /// Where; without user and password.
+        url: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::ConnectError,
+    },
+    /// A subscription was not taken.
+    #[error("cannot subscribe to {subject}")]
+    Subscribe {
+        /// To what.
+        subject: String,
+        /// What the client said.
+        #[source]
+        source: async_nats::SubscribeError,
+    },
+    /// Nobody answered, however often it was asked.
+    #[error("no answer to {what} within {seconds} s: {last}")]
+    Unanswered {
+        /// What was asked.
+        what: String,
+        /// How long.
+        seconds: u64,
+        /// What the last try met.
+        last: String,
+    },
+    /// The message is larger than the server takes.
+    #[error("{what} is larger ({bytes} bytes) than the server takes ({limit})")]
+    TooLarge {
+        /// What was to be sent.
+        what: String,
+        /// Its size.
+        bytes: usize,
+        /// The server's limit.
+        limit: usize,
+    },
+    /// The answer has no shape that we know.
+    #[error("the answer to {what} cannot be read: {reason}")]
+    Malformed {
+        /// What was asked.
+        what: String,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The server said no, and why.
+    #[error("{what} was refused: {}: {}", problem.title, problem.detail)]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// The server's word.
+        problem: Box<Problem>,
+    },
+}

@@ -1,0 +1,154 @@
+//! What the log says of the agents, as far as managers need it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::agent::{AgentEvent, AgentRegistered, AgentState, state_after};
+use domain::{AgentId, Event, Recorded, TenantId};
+
+/// Silence after which an agent counts as offline when it said nothing else.
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+
+/// One agent.
+#[derive(Debug, Clone)]
+pub struct AgentFacts {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub state: AgentState,
+    /// Told to drain or to sleep and not told otherwise since: no sign of life alone
+    /// brings it back, also when it was offline in between.
+    pub held_back: bool,
+    /// What it can do, sorted.
+    pub capabilities: Vec<String>,
+    /// Tasks it holds at once.
+    pub slots: usize,
+    /// Silence after which it counts as offline.
+    pub ttl: Duration,
+    /// It registered itself: silence means something even before its first heartbeat.
+    pub by_itself: bool,
+    /// Position of the event that led to its state; commands about the state derive
+    /// their ids from it.
+    pub since: u64,
+    /// Who caused that event.
+    pub since_actor: std::sync::Arc<str>,
+}
+
+impl AgentFacts {
+    /// Whether a sign of life makes it ready, when it is not.
+    pub fn can_be_revived(&self) -> bool {
+        use AgentState as S;
+        match self.state {
+            S::Created
+            | S::Validating
+            | S::Validated
+            | S::Deploying
+            | S::Warming
+            | S::Blocked
+            | S::Unhealthy
+            | S::Offline => !self.held_back,
+            S::Ready
+            | S::Busy
+            | S::Degraded
+            | S::Hibernating
+            | S::Draining
+            | S::Retired
+            | S::Failed
+            | S::ForceStopped => false,
+        }
+    }
+
+    fn describe(&mut self, said: &AgentRegistered) {
+        self.name.clone_from(&said.name);
+        self.capabilities = sorted(&said.capabilities);
+        self.slots = said.slots as usize;
+        self.ttl = said.ttl_ms.map_or(DEFAULT_TTL, Duration::from_millis);
+    }
+}
+
+/// All agents by id.
+#[derive(Debug, Default)]
+pub struct Roster(HashMap<AgentId, AgentFacts>);
+
+impl Roster {
+    /// Folds one event; names the agent that it was about.
+    pub fn apply(&mut self, event: &Recorded) -> Option<AgentId> {
+        let Ok(Event::Agent(happened)) = event.event() else { return None };
+        let id = AgentId(event.stream_id);
+        if let AgentEvent::Registered(new) = happened {
+            let mut facts = AgentFacts {
+                tenant: event.tenant.clone(),
+                name: String::new(),
+                state: AgentState::Created,
+                held_back: false,
+                capabilities: Vec::new(),
+                slots: 1,
+                ttl: DEFAULT_TTL,
+                by_itself: is_agent(&event.actor, id),
+                since: event.position,
+                since_actor: event.actor.clone(),
+            };
+            facts.describe(new);
+            self.0.insert(id, facts);
+            return Some(id);
+        }
+        let facts = self.0.get_mut(&id)?;
+        match happened {
+            AgentEvent::Reconnected(said) => {
+                facts.describe(said);
+                facts.by_itself = is_agent(&event.actor, id);
+                facts.held_back = false;
+            }
+            AgentEvent::Updated(changes) => {
+                if let Some(capabilities) = &changes.capabilities {
+                    facts.capabilities = sorted(capabilities);
+                }
+                if let Some(slots) = changes.slots {
+                    facts.slots = slots as usize;
+                }
+                return Some(id);
+            }
+            AgentEvent::Draining(_) | AgentEvent::Hibernated(_) => facts.held_back = true,
+            AgentEvent::Ready(_)
+            | AgentEvent::Woken(_)
+            | AgentEvent::Restarted(_)
+            | AgentEvent::DeployRequested(_) => facts.held_back = false,
+            AgentEvent::Registered(_)
+            | AgentEvent::Reported(_)
+            | AgentEvent::Retired(_)
+            | AgentEvent::ForceStopped(_) => {}
+        }
+        facts.state = state_after(Some(facts.state), happened).unwrap_or(facts.state);
+        facts.since = event.position;
+        facts.since_actor = event.actor.clone();
+        Some(id)
+    }
+
+    /// One agent.
+    pub fn get(&self, id: AgentId) -> Option<&AgentFacts> {
+        self.0.get(&id)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (AgentId, &AgentFacts)> {
+        self.0.iter().map(|(id, facts)| (*id, facts))
+    }
+}
+
+/// The agent that an actor is, if it is one.
+pub(crate) fn agent_of(actor: &str) -> Option<AgentId> {
+    actor.strip_prefix("agent:")?.parse().ok().map(AgentId)
+}
+
+fn is_agent(actor: &str, id: AgentId) -> bool {
+    agent_of(actor) == Some(id)
+}
+
+fn sorted(words: &[String]) -> Vec<String> {
+    let mut words = words.to_vec();
+    words.sort_unstable();
+    words.dedup();
+    words
+}

@@ -1,0 +1,141 @@
+//! The processor as a role: one active process at a time, standbys behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::{Feed, Lease, Leases, Log, StoreError};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Ended, Engine};
+use super::{Pending, Processor, ProcessorConfig, Stats};
+use crate::clock::Clock;
+
+/// The lease's name.
+const ROLE: &str = "processor";
+/// A dead holder's lease ends after this; a standby takes over within two seconds.
+const LEASE: Duration = Duration::from_millis(1_500);
+/// How often the holder renews.
+const RENEW: Duration = Duration::from_millis(400);
+/// How often a standby asks.
+const STANDBY: Duration = Duration::from_millis(200);
+
+/// The running half of the processor.
+#[derive(Debug)]
+pub struct ProcessorRole {
+    log: Log,
+    feed: Feed,
+    leases: Leases,
+    clock: Clock,
+    config: ProcessorConfig,
+    queue: mpsc::Receiver<Pending>,
+    active: watch::Sender<bool>,
+    stats: Arc<Stats>,
+}
+
+/// A processor: the door for callers and the role to run.
+pub fn processor(
+    log: Log,
+    feed: Feed,
+    clock: Clock,
+    config: ProcessorConfig,
+) -> (Processor, ProcessorRole) {
+    let (sender, queue) = mpsc::channel(config.queue);
+    let active = watch::Sender::new(false);
+    let stats = Arc::new(Stats::default());
+    let door = Processor { queue: sender, active: active.subscribe(), stats: stats.clone() };
+    let leases = Leases::new(log.pool().clone());
+    (door, ProcessorRole { log, feed, leases, clock, config, queue, active, stats })
+}
+
+impl ProcessorRole {
+    /// Decides whenever it holds the lease; ends when cancelled, after what was taken is
+    /// answered. `force` takes the lease from a holder that is known to be dead.
+    pub async fn run(mut self, holder: &str, mut force: bool, cancel: CancellationToken) {
+        while !cancel.is_cancelled() {
+            let lease = match self.leases.acquire(ROLE, holder, LEASE, force).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => {
+                    self.stand_by(&cancel).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the processor's lease could not be asked for");
+                    self.stand_by(&cancel).await;
+                    continue;
+                }
+            };
+            force = false;
+            tracing::info!(token = lease.token, "deciding commands");
+            self.clock.set(lease.given_at);
+            match self.lead(&lease, &cancel).await {
+                Ok(Ended::Drained) => break,
+                Ok(Ended::LeaseLost) => tracing::warn!("the processor's lease was lost"),
+                Err(error) => tracing::warn!(%error, "the processor could not begin"),
+            }
+            self.active.send_replace(false);
+        }
+        self.active.send_replace(false);
+    }
+
+    async fn stand_by(&mut self, cancel: &CancellationToken) {
+        tokio::select! {
+            () = tokio::time::sleep(STANDBY) => {}
+            () = cancel.cancelled() => {}
+        }
+        while let Ok(pending) = self.queue.try_recv() {
+            pending.busy("this process does not hold the processor's lease");
+        }
+    }
+
+    async fn lead(
+        &mut self,
+        lease: &Lease,
+        cancel: &CancellationToken,
+    ) -> Result<Ended, StoreError> {
+        let mut engine = Engine::new(
+            self.log.clone(),
+            self.feed.clone(),
+            self.clock.clone(),
+            self.config,
+            self.stats.clone(),
+            lease.token,
+        )
+        .await?;
+        self.feed.announce(self.log.head().await?.position);
+        self.active.send_replace(true);
+
+        let lost = CancellationToken::new();
+        let renewal = tokio::spawn(renew(
+            self.leases.clone(),
+            lease.clone(),
+            self.clock.clone(),
+            lost.clone(),
+        ));
+        let ended = engine.run(&mut self.queue, cancel, &lost).await;
+        renewal.abort();
+        if ended == Ended::Drained {
+            self.active.send_replace(false);
+            if let Err(error) = self.leases.release(lease).await {
+                tracing::debug!(%error, "the lease runs out by itself");
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// Renews until the lease is gone. While the database does not answer, the token in the
+/// append statement keeps a stale holder out, so waiting for it is safe.
+async fn renew(leases: Leases, lease: Lease, clock: Clock, lost: CancellationToken) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        match leases.renew(&lease, LEASE).await {
+            Ok(Some(now)) => clock.set(now),
+            Ok(None) => {
+                lost.cancel();
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the lease could not be renewed yet"),
+        }
+    }
+}

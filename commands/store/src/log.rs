@@ -1,0 +1,360 @@
+//! Reading the log: by position, by stream, in bulk.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use domain::{Aggregate, Claim, Recorded, TenantId, Timestamp};
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::row::{RECORDED_COLUMNS, recorded_from_row};
+use crate::{StoreError, Writer};
+
+/// Names the code that folds streams; a snapshot of another name is ignored. Raise it
+/// whenever an aggregate's `apply` or its fields change.
+const FOLD: &str = "1";
+
+/// A stream within its tenant.
+pub type StreamKey = (TenantId, Uuid);
+
+/// The end of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Of the last event; 0 when there is none.
+    pub position: u64,
+    /// Generation of the store.
+    pub epoch: u64,
+    /// Of the last append.
+    pub recorded_at: Timestamp,
+}
+
+/// A folded stream, kept to save the fold.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The version it stands at.
+    pub version: u64,
+    /// The folded state.
+    pub state: Aggregate,
+}
+
+/// Streams as they were found in the log.
+#[derive(Debug, Default)]
+pub struct Rehydrated {
+    /// The folded streams; one without events is absent.
+    pub streams: HashMap<StreamKey, Snapshot>,
+    /// Streams with an event that this release cannot read, and why.
+    pub unreadable: HashMap<StreamKey, String>,
+}
+
+/// What became of a command, as stored.
+#[derive(Debug, Clone)]
+pub struct CommandRecord {
+    /// The command's id.
+    pub command_id: Uuid,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// SHA-256 of what was asked for.
+    pub fingerprint: Vec<u8>,
+    /// Its stream.
+    pub stream_id: Uuid,
+    /// The stream's version after it.
+    pub version: u64,
+    /// Of its last event, or the head at the decision.
+    pub position: u64,
+    /// The names of its events, in order.
+    pub events: Vec<String>,
+    /// The refusal, as a JSON problem document.
+    pub problem: Option<String>,
+}
+
+/// The event log, for readers and (through [`Log::writer`]) the one writer.
+#[derive(Debug, Clone)]
+pub struct Log {
+    pool: Pool,
+    url: Arc<str>,
+}
+
+impl Log {
+    /// The log behind a pool; `url` is where writers connect.
+    pub fn new(pool: Pool, url: &str) -> Self {
+        Self { pool, url: url.into() }
+    }
+
+    /// The pool that reads go through.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// A connection to append with.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn writer(&self) -> Result<Writer, StoreError> {
+        Writer::connect(&self.url).await
+    }
+
+    /// The end of the log.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn head(&self) -> Result<Head, StoreError> {
+        let client = self.pool.get().await?;
+        let sql = "SELECT position, epoch, recorded_at FROM log_head WHERE shard = 0";
+        let row = client.query_one(&client.prepare_cached(sql).await?, &[]).await?;
+        Ok(Head {
+            position: row.get::<_, i64>(0) as u64,
+            epoch: row.get::<_, i64>(1) as u64,
+            recorded_at: row.get(2),
+        })
+    }
+
+    /// Begins a new generation of the store, after an older copy was put back.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn bump_epoch(&self) -> Result<u64, StoreError> {
+        let client = self.pool.get().await?;
+        let sql = "UPDATE log_head SET epoch = epoch + 1 WHERE shard = 0 RETURNING epoch";
+        Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0) as u64)
+    }
+
+    /// The events behind a position, in order and without a hole.
+    ///
+    /// # Errors
+    /// [`StoreError::Hole`] when a position is missing.
+    pub async fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Recorded>>, StoreError> {
+        let sql = format!(
+            "SELECT {RECORDED_COLUMNS} FROM events e WHERE e.position > $1 \
+             ORDER BY e.position LIMIT $2"
+        );
+        let events = self.select(&sql, &[&(after as i64), &(limit as i64)]).await?;
+        for (expected, event) in (after + 1..).zip(&events) {
+            if event.position != expected {
+                let found = event.position;
+                tracing::error!(expected, found, "the log has a hole");
+                return Err(StoreError::Hole { expected, found });
+            }
+        }
+        Ok(events)
+    }
+
+    /// The events of one stream behind a version.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream_id: Uuid,
+        after_version: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Recorded>>, StoreError> {
+        let sql = format!(
+            "SELECT {RECORDED_COLUMNS} FROM events e \
+             WHERE e.tenant = $1 AND e.stream_id = $2 AND e.version > $3 \
+             ORDER BY e.version LIMIT $4"
+        );
+        let (after, limit) = (after_version as i64, limit as i64);
+        self.select(&sql, &[&tenant.as_str(), &stream_id, &after, &limit]).await
+    }
+
+    /// Folds many streams at once, each from its snapshot if there is one: two queries,
+    /// one round trip. A stream without events is absent from the answer.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn rehydrate(&self, keys: &[StreamKey]) -> Result<Rehydrated, StoreError> {
+        if keys.is_empty() {
+            return Ok(Rehydrated::default());
+        }
+        let tenants: Vec<&str> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
+        let ids: Vec<Uuid> = keys.iter().map(|(_, id)| *id).collect();
+        let client = self.pool.get().await?;
+        let snapshots = client
+            .prepare_cached(
+                "SELECT s.tenant, s.stream_id, s.version, s.state
+                 FROM unnest($1::text[], $2::uuid[]) k(tenant, stream_id)
+                 JOIN snapshots s USING (tenant, stream_id) WHERE s.fold = $3",
+            )
+            .await?;
+        let events = client
+            .prepare_cached(&format!(
+                "SELECT {RECORDED_COLUMNS}
+                 FROM unnest($1::text[], $2::uuid[]) k(tenant, stream_id)
+                 LEFT JOIN snapshots s ON s.tenant = k.tenant AND s.stream_id = k.stream_id
+                                      AND s.fold = $3
+                 JOIN LATERAL (
+                     SELECT * FROM events e
+                     WHERE e.tenant = k.tenant AND e.stream_id = k.stream_id
+                       AND e.version > COALESCE(s.version, 0)
+                     ORDER BY e.version
+                 ) e ON true"
+            ))
+            .await?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&tenants, &ids, &FOLD];
+        let (snapshots, events) = tokio::try_join!(
+            client.query(&snapshots, &parameters),
+            client.query(&events, &parameters)
+        )?;
+
+        let mut found = Rehydrated::default();
+        for row in &snapshots {
+            let tenant = TenantId::parse(row.get(0));
+            // An unreadable snapshot is no harm: the stream is folded from its start below.
+            let state = serde_json::from_slice(row.get(3)).ok();
+            if let (Some(tenant), Some(state)) = (tenant, state) {
+                let version = row.get::<_, i64>(2) as u64;
+                found.streams.insert((tenant, row.get(1)), Snapshot { version, state });
+            }
+        }
+        let mut again = HashSet::new();
+        for row in &events {
+            let event = recorded_from_row(row)?;
+            let key = (event.tenant.clone(), event.stream_id);
+            let stream = found.streams.entry(key.clone()).or_insert_with(|| Snapshot {
+                version: 0,
+                state: Aggregate::new(event.stream_type),
+            });
+            if event.version != stream.version + 1 {
+                again.insert(key);
+            } else if let Err(reason) = advance(stream, &event) {
+                found.unreadable.entry(key).or_insert(reason);
+            }
+        }
+        // A snapshot that could not be read, or was written between the two queries.
+        for key in
+            again.into_iter().filter(|key| !found.unreadable.contains_key(key)).collect::<Vec<_>>()
+        {
+            let (tenant, id) = &key;
+            let events = self.read_stream(tenant, *id, 0, usize::MAX >> 1).await?;
+            let Some(first) = events.first() else { continue };
+            let mut stream = Snapshot { version: 0, state: Aggregate::new(first.stream_type) };
+            match events.iter().try_for_each(|event| advance(&mut stream, event)) {
+                Ok(()) => found.streams.insert(key, stream).map(|_| ()),
+                Err(reason) => found.unreadable.insert(key, reason).map(|_| ()),
+            };
+        }
+        Ok(found)
+    }
+
+    /// Keeps a folded stream; an older version never replaces a newer one.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn keep_snapshot(
+        &self,
+        (tenant, stream_id): &StreamKey,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let state = serde_json::to_vec(&snapshot.state).map_err(|error| StoreError::Row {
+            position: 0,
+            reason: format!("a state cannot be written: {error}"),
+        })?;
+        let client = self.pool.get().await?;
+        client
+            .execute(
+                "INSERT INTO snapshots AS s (tenant, stream_id, version, fold, state)
+                 VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (tenant, stream_id) DO UPDATE
+                    SET version = excluded.version, fold = excluded.fold, state = excluded.state
+                  WHERE s.version < excluded.version OR s.fold <> excluded.fold",
+                &[&tenant.as_str(), stream_id, &(snapshot.version as i64), &FOLD, &state],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// What became of commands, for those that have a result.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn results(
+        &self,
+        ids: &[(Uuid, TenantId)],
+    ) -> Result<Vec<CommandRecord>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.pool.get().await?;
+        let sql = client
+            .prepare_cached(
+                "SELECT r.command_id, r.tenant, r.fingerprint, r.stream_id, r.version, r.position,
+                        r.events, r.problem
+                 FROM unnest($1::uuid[], $2::text[]) k(command_id, tenant)
+                 JOIN command_results r USING (command_id, tenant)",
+            )
+            .await?;
+        let commands: Vec<Uuid> = ids.iter().map(|(id, _)| *id).collect();
+        let tenants: Vec<&str> = ids.iter().map(|(_, tenant)| tenant.as_str()).collect();
+        let rows = client.query(&sql, &[&commands, &tenants]).await?;
+        rows.iter()
+            .map(|row| {
+                let position: i64 = row.get(5);
+                let tenant = TenantId::parse(row.get(1))
+                    .ok_or_else(|| StoreError::Row { position, reason: "tenant".into() })?;
+                let events: &str = row.get(6);
+                Ok(CommandRecord {
+                    command_id: row.get(0),
+                    tenant,
+                    fingerprint: row.get(2),
+                    stream_id: row.get(3),
+                    version: row.get::<_, i64>(4) as u64,
+                    position: position as u64,
+                    events: events.split(',').filter(|e| !e.is_empty()).map(Into::into).collect(),
+                    problem: row.get(7),
+                })
+            })
+            .collect()
+    }
+
+    /// Who owns unique things, for those that are owned.
+    ///
+    /// # Errors
+    /// When the log cannot be reached.
+    pub async fn owners(
+        &self,
+        claims: &[(TenantId, Claim)],
+    ) -> Result<HashMap<(TenantId, Claim), Uuid>, StoreError> {
+        if claims.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let client = self.pool.get().await?;
+        let sql = client
+            .prepare_cached(
+                "SELECT k.ord, c.stream_id
+                 FROM unnest($1::text[], $2::text[], $3::text[])
+                      WITH ORDINALITY k(tenant, kind, value, ord)
+                 JOIN unique_claims c USING (tenant, kind, value)",
+            )
+            .await?;
+        let tenants: Vec<&str> = claims.iter().map(|(tenant, _)| tenant.as_str()).collect();
+        let kinds: Vec<&str> = claims.iter().map(|(_, claim)| claim.kind).collect();
+        let values: Vec<&str> = claims.iter().map(|(_, claim)| claim.value.as_str()).collect();
+        let rows = client.query(&sql, &[&tenants, &kinds, &values]).await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let index = usize::try_from(row.get::<_, i64>(0) - 1).ok()?;
+                Some((claims.get(index)?.clone(), row.get(1)))
+            })
+            .collect())
+    }
+
+    async fn select(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Arc<Recorded>>, StoreError> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached(sql).await?;
+        let rows = client.query(&statement, parameters).await?;
+        rows.iter().map(recorded_from_row).collect()
+    }
+}
+
+fn advance(stream: &mut Snapshot, event: &Recorded) -> Result<(), String> {
+    stream.state.apply(event.event().map_err(ToString::to_string)?);
+    stream.version = event.version;
+    Ok(())
+}

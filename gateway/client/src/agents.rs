@@ -1,0 +1,32 @@
+//! Agents.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{Client, Error, Query};
+
+impl Client {
+    /// One agent.
+    ///
+    /// # Errors
+    /// When there is none or no answer comes.
+    pub async fn agent(&self, id: Uuid) -> Result<Value, Error> {
+        self.get(&format!("v1/agents/{id}"), &[]).await
+    }
+
+    /// A page of agents; the filters are the contract's.
+    ///
+    /// # Errors
+    /// When a filter is malformed or no answer comes.
+    pub async fn agents(&self, query: Query<'_>) -> Result<Value, Error> {
+        self.get("v1/agents", query).await
+    }
+
+    /// A command of an agent; the long ones answer with an operation.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn command_agent(&self, id: Uuid, name: &str, body: &Value) -> Result<Value, Error> {
+        self.post(&format!("v1/agents/{id}/{name}"), body).await
+    }
+}

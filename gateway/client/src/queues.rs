@@ -1,0 +1,48 @@
+//! Queues and dead letters.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{Client, Error, Query};
+
+impl Client {
+    /// All queues with their depths.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn queues(&self, query: Query<'_>) -> Result<Value, Error> {
+        self.get("v1/queues", query).await
+    }
+
+    /// One queue.
+    ///
+    /// # Errors
+    /// When there is none or no answer comes.
+    pub async fn queue(&self, name: &str) -> Result<Value, Error> {
+        self.get(&format!("v1/queues/{name}"), &[]).await
+    }
+
+    /// A page of the tasks that failed or whose attempts are used up.
+    ///
+    /// # Errors
+    /// When a filter is malformed or no answer comes.
+    pub async fn dead_letters(&self, query: Query<'_>) -> Result<Value, Error> {
+        self.get("v1/dead-letters", query).await
+    }
+
+    /// Gives a dead task another life.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn requeue_dead(&self, id: Uuid, body: &Value) -> Result<Value, Error> {
+        self.post(&format!("v1/dead-letters/{id}/requeue"), body).await
+    }
+
+    /// Drops a dead task.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn discard_dead(&self, id: Uuid) -> Result<Value, Error> {
+        self.delete(&format!("v1/dead-letters/{id}"), &[]).await
+    }
+}

@@ -1,0 +1,122 @@
+//! Tasks.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{Client, Error, Query};
+
+/// Between two looks at a task that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Whether a task in this state has come to an end.
+pub fn is_final_task(state: &str) -> bool {
+    matches!(state, "done" | "failed" | "dead" | "cancelled")
+}
+
+/// Whether it came to a good end.
+pub fn is_success_task(state: &str) -> bool {
+    state == "done"
+}
+
+impl Client {
+    /// Submits a task: `body` has the fields of `POST /v1/tasks`.
+    ///
+    /// With a key a repeat is the same task, for ever.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn submit_task(&self, body: &Value, key: Option<&str>) -> Result<Value, Error> {
+        // A structured-field string: quoted, with quote and backslash escaped.
+        let key = key.map(|key| key.replace('\\', "\\\\").replace('"', "\\\""));
+        let headers = key.map(|key| ("idempotency-key", format!("\"{key}\"")));
+        self.call(Method::POST, "v1/tasks", &[], Some(body), headers.as_slice()).await
+    }
+
+    /// Submits up to 1,000 tasks in one request; the answer has one outcome per item.
+    ///
+    /// # Errors
+    /// When the request as a whole is refused or no answer comes.
+    pub async fn submit_tasks(&self, tasks: &[Value]) -> Result<Value, Error> {
+        self.post("v1/tasks/batch", &serde_json::json!({ "tasks": tasks })).await
+    }
+
+    /// One task.
+    ///
+    /// # Errors
+    /// When there is none or no answer comes.
+    pub async fn task(&self, id: Uuid) -> Result<Value, Error> {
+        self.get(&format!("v1/tasks/{id}"), &[]).await
+    }
+
+    /// A page of tasks; the filters are the contract's.
+    ///
+    /// # Errors
+    /// When a filter is malformed or no answer comes.
+    pub async fn tasks(&self, query: Query<'_>) -> Result<Value, Error> {
+        self.get("v1/tasks", query).await
+    }
+
+    /// What a task waits for, and why.
+    ///
+    /// # Errors
+    /// When there is none or no answer comes.
+    pub async fn why(&self, id: Uuid) -> Result<Value, Error> {
+        self.get(&format!("v1/tasks/{id}/why"), &[]).await
+    }
+
+    /// The events of a task.
+    ///
+    /// # Errors
+    /// When there is none or no answer comes.
+    pub async fn task_events(&self, id: Uuid, query: Query<'_>) -> Result<Value, Error> {
+        self.get(&format!("v1/tasks/{id}/events"), query).await
+    }
+
+    /// Any other command of a task, such as `cancel` or `requeue`.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn command_task(&self, id: Uuid, name: &str, body: &Value) -> Result<Value, Error> {
+        self.post(&format!("v1/tasks/{id}/{name}"), body).await
+    }
+
+    /// Waits until a task has come to an end; `seen` is told of every state on the way.
+    ///
+    /// # Errors
+    /// When there is none, no answer comes or the time is up.
+    pub async fn wait_task(
+        &self,
+        id: Uuid,
+        within: Option<Duration>,
+        mut seen: impl FnMut(&Value),
+    ) -> Result<Value, Error> {
+        let begin = Instant::now();
+        let mut last = (String::new(), Value::Null, Value::Null);
+        loop {
+            match self.task(id).await {
+                Ok(task) => {
+                    let state = task["state"].as_str().unwrap_or_default().to_owned();
+                    let now = (state, task["progress"].clone(), task["attempt"].clone());
+                    if now != last {
+                        seen(&task);
+                        last = now;
+                    }
+                    if is_final_task(&last.0) {
+                        return Ok(task);
+                    }
+                }
+                // A server that restarts is waited for as long as the task is.
+                Err(error) if error.retryable() && !last.0.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(after) = within.filter(|within| begin.elapsed() >= *within) {
+                return Err(Error::TimedOut { what: format!("task {id}"), after });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}

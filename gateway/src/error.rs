@@ -1,0 +1,205 @@
+//! Problem documents on their way out; the one place that knows HTTP statuses.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use domain::{Code, FieldError, Outcome, Problem, Status};
+use store::StoreError;
+
+use crate::trace::Trace;
+
+/// Seconds to wait where a refusal names no time of its own.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// A refusal of a request, as a problem document and the headers that go with it.
+///
+/// It travels in the response's extensions and is written out once, by [`render`], so
+/// that every problem carries its trace whoever made it.
+#[derive(Debug, Clone)]
+pub struct ApiError(Box<Failure>);
+
+#[derive(Debug, Clone)]
+struct Failure {
+    problem: Problem,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What handlers answer.
+pub type ApiResult<T = Response> = Result<T, ApiError>;
+
+impl ApiError {
+    /// A problem of a code, with what happened.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Problem::new(code, detail).into()
+    }
+
+    /// Nothing of that id is there, or none that the caller may see.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(Code::NotFound, format!("there is no such {what}"))
+    }
+
+    /// A path, query or header value is malformed; `place` is a pointer such as
+    /// `/query/limit` or `/header/if-match`.
+    pub fn parameter(place: impl Into<String>, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let fault = FieldError::new(place, "invalid_value", message.clone());
+        Problem { errors: vec![fault], ..Problem::new(Code::InvalidParameter, message) }.into()
+    }
+
+    /// A bug of ours: the cause goes to the log, not to the caller.
+    pub fn internal(cause: &str) -> Self {
+        tracing::error!(cause, "a request failed by a fault of ours");
+        Self::new(Code::Internal, "the request could not be carried out; see the server's log")
+    }
+
+    /// A part that the answer needs cannot be reached; the cause goes to the log.
+    pub fn unavailable(cause: &dyn std::error::Error) -> Self {
+        tracing::warn!(cause = %chain(cause), "a request needs a part that cannot be reached");
+        let retry_after_ms = Some(RETRY_AFTER_MS);
+        let detail = "a part of the system cannot be reached; try again shortly";
+        Problem { retry_after_ms, ..Problem::new(Code::Unavailable, detail) }.into()
+    }
+
+    /// The same with a header.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    /// The same, and the connection is not used again: unread bytes may be under way.
+    pub fn closing(self) -> Self {
+        self.with_header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// The document.
+    pub fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+}
+
+/// An error with all its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(Failure { problem, headers: Vec::new() }))
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Database(_) | StoreError::Pool(_) | StoreError::LeaseLost => {
+                Self::unavailable(&error)
+            }
+            StoreError::Hole { .. } | StoreError::Row { .. } | StoreError::Unfit(_) => {
+                Self::internal(&chain(&error))
+            }
+        }
+    }
+}
+
+/// The problem of an outcome that is none of accepted and duplicate-of-accepted.
+pub fn of_outcome(outcome: &Outcome) -> ApiError {
+    let code = match outcome.status {
+        Status::Busy => Code::Busy,
+        Status::Invalid => Code::InvalidBody,
+        Status::Refused | Status::Accepted | Status::Duplicate => Code::NotPossible,
+    };
+    let mut problem = outcome.problem.clone().unwrap_or_else(|| Problem::new(code, ""));
+    if outcome.position > 0 {
+        problem.log_position.get_or_insert(outcome.position);
+    }
+    if let Some(after) = outcome.retry_after_ms {
+        problem.retry_after_ms.get_or_insert(after);
+    } else if outcome.status == Status::Busy {
+        problem.retry_after_ms.get_or_insert(RETRY_AFTER_MS);
+    }
+    problem.into()
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::from_u16(self.0.problem.status)
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes a refusal out as `application/problem+json`, with the request's trace.
+///
+/// Refusals that the framework made (no route, no method) get a document too.
+pub fn render(mut response: Response, trace: &Trace, target: &str) -> Response {
+    let error = match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => error,
+        None if response.status().as_u16() < 400 || has_content(&response) => return response,
+        None => framework(response.status(), response.headers(), target),
+    };
+    let Failure { mut problem, headers } = *error.0;
+    problem.trace_id.get_or_insert_with(|| trace.trace_id().to_owned());
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut rendered = Response::new(Body::from(body));
+    *rendered.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let out = rendered.headers_mut();
+    for name in [header::ALLOW, header::VARY] {
+        if let Some(value) = response.headers().get(&name) {
+            out.insert(name, value.clone());
+        }
+    }
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(ms) = problem.retry_after_ms {
+        out.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
+    }
+    if let Some(position) = problem.log_position {
+        out.insert("taffrail-log-position", HeaderValue::from(position));
+    }
+    if problem.status == StatusCode::UNAUTHORIZED.as_u16() {
+        let challenge = HeaderValue::from_static("Bearer realm=\"taffrail\"");
+        out.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    for (name, value) in headers {
+        out.insert(name, value);
+    }
+    rendered
+}
+
+fn has_content(response: &Response) -> bool {
+    response.headers().contains_key(header::CONTENT_TYPE)
+        && response.status() != StatusCode::NOT_FOUND
+        && response.status() != StatusCode::METHOD_NOT_ALLOWED
+        && !response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"))
+}
+
+/// The document for a refusal that the framework made on its own.
+fn framework(status: StatusCode, headers: &axum::http::HeaderMap, target: &str) -> ApiError {
+    let shown: String = target.chars().take(128).collect();
+    match status.as_u16() {
+        404 => ApiError::new(Code::NotFound, format!("there is no route {shown}")),
+        405 => {
+            let allow = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok());
+            let allow = allow.map_or(Cow::Borrowed("other methods"), Cow::Borrowed);
+            ApiError::new(Code::MethodNotAllowed, format!("{shown} takes {allow}"))
+        }
+        413 => ApiError::new(Code::TooLarge, "the request is too large").closing(),
+        415 => ApiError::new(Code::UnsupportedMediaType, "the content type is not supported"),
+        400..=499 => ApiError::new(Code::InvalidParameter, "the request is malformed"),
+        _ => ApiError::internal("a response without a problem document"),
+    }
+}

@@ -1,0 +1,103 @@
+//! The contract's Agent.
+
+use chrono::{DateTime, Utc};
+use domain::agent::AgentState;
+use domain::values::Labels;
+use domain::{AgentId, CrewId, Json, TaskId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::AgentRow;
+
+/// An agent as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AgentView {
+    /// Its id.
+    pub id: AgentId,
+    /// Unique among the tenant's agents that are not retired.
+    pub name: String,
+    /// What it is for.
+    pub role: String,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// Free labels, as they were given.
+    #[schema(inline)]
+    pub labels: Labels,
+    /// A profile's name, or a profile inline.
+    pub profile: Json,
+    /// The version of its program.
+    pub version: Option<String>,
+    /// Where it can be reached, if anywhere.
+    pub endpoint: Option<String>,
+    /// `agent:<role>:<name>`
+    pub session_key: String,
+    /// What it should know from the start.
+    pub memory_context: Option<String>,
+    /// What it is believed to be; `busy` when it is ready and holds tasks.
+    #[schema(inline)]
+    pub state: AgentState,
+    /// What it was last told to be.
+    #[schema(inline)]
+    pub desired_state: AgentState,
+    /// What was last seen of it, by itself or its watcher.
+    #[schema(inline)]
+    pub observed_state: Option<AgentState>,
+    /// When it was last heard of; known live only.
+    pub last_heartbeat: Option<DateTime<Utc>>,
+    /// How busy it says it is; known live only.
+    pub load: Option<f64>,
+    /// How many tasks it could take now; known live only.
+    pub slots_free: Option<u32>,
+    /// How often its process was started again.
+    pub restart_count: u32,
+    /// Tasks it may hold at once.
+    pub slots: u32,
+    /// The tasks it holds, oldest first.
+    pub tasks: Vec<TaskId>,
+    /// The crew it belongs to.
+    pub crew_id: Option<CrewId>,
+    /// The node it runs on.
+    pub node_id: Option<String>,
+    /// When it was first registered.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// The stream's version.
+    pub stream_version: u64,
+    /// Of its last event.
+    pub position: u64,
+}
+
+impl AgentView {
+    /// A row with the tasks that the agent holds.
+    pub fn of(id: AgentId, row: AgentRow, tasks: Vec<TaskId>) -> Self {
+        let busy = row.state == AgentState::Ready && !tasks.is_empty();
+        Self {
+            id,
+            name: row.name,
+            role: row.role,
+            capabilities: row.capabilities,
+            labels: row.labels,
+            profile: row.profile,
+            version: row.version,
+            endpoint: row.endpoint,
+            session_key: row.session_key,
+            memory_context: row.memory_context,
+            state: if busy { AgentState::Busy } else { row.state },
+            desired_state: row.desired_state,
+            observed_state: row.observed_state,
+            last_heartbeat: None,
+            load: None,
+            slots_free: None,
+            restart_count: row.restart_count,
+            slots: row.slots,
+            tasks,
+            crew_id: row.crew_id,
+            node_id: None,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            stream_version: row.stream_version,
+            position: row.position,
+        }
+    }
+}

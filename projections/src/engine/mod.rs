@@ -1,0 +1,57 @@
+//! Carries every read model: reads the log in order, folds, writes rows and
+//! checkpoint in one transaction.
+
+mod cell;
+mod fold;
+pub mod memory;
+mod run;
+mod storage;
+
+use std::fmt::Debug;
+use std::hash::Hash;
+
+use domain::{Event, Recorded};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use cell::{Cell, Column, ColumnKind, Key};
+pub use fold::{Batch, Parked, Rows, StreamKey};
+pub use run::{Engine, MAX_BATCH, run_all};
+pub use storage::{Checkpoint, Schema, Storage};
+
+/// A pure fold of the log over keyed rows.
+///
+/// Invariant: `keys`, `fold` and `index` depend on their arguments alone: no clock, no
+/// randomness, no other row. A row survives being written as JSON and read back
+/// unchanged (so no `f64`: keep numbers of the outside as [`domain::Json`]).
+pub trait Projection: Send + Sync + 'static {
+    /// What a reader opens; also the name of its table.
+    const NAME: &'static str;
+    /// The columns beside `tenant`, `key` and `doc` that queries filter and sort by.
+    const COLUMNS: &'static [Column];
+    /// Every key is met by one event alone, so nothing needs loading before the fold.
+    const WRITE_ONCE: bool = false;
+    /// What names a row within its tenant.
+    type Key: Key;
+    /// What is kept per key.
+    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Debug + Send + Sync;
+
+    /// The rows that an event touches, all in the event's tenant.
+    fn keys(recorded: &Recorded, event: &Event) -> Vec<Self::Key>;
+
+    /// The row after the event; `None`: there is none.
+    fn fold(
+        &self,
+        key: &Self::Key,
+        row: Option<Self::Row>,
+        recorded: &Recorded,
+        event: &Event,
+    ) -> Option<Self::Row>;
+
+    /// The values of [`Projection::COLUMNS`], in their order.
+    fn index(key: &Self::Key, row: &Self::Row) -> Vec<Cell>;
+}
+
+/// Anything that can name a row.
+pub trait KeyBounds: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static {}
+impl<T: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static> KeyBounds for T {}

@@ -1,0 +1,114 @@
+//! The contract's Task.
+
+use chrono::{DateTime, Utc};
+use domain::task::TaskState;
+use domain::values::{Labels, Priority};
+use domain::{AgentId, Json, TaskId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::TaskRow;
+
+/// A task as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskView {
+    /// Its id.
+    pub id: TaskId,
+    /// What is to be done, in a line.
+    pub title: String,
+    /// The same at length.
+    pub description: Option<String>,
+    /// The kind of work.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The queue it waits in.
+    pub queue: String,
+    /// The input of the work.
+    pub payload: Json,
+    /// Its urgency.
+    #[schema(inline)]
+    pub priority: Priority,
+    /// Where it stands.
+    #[schema(inline)]
+    pub state: TaskState,
+    /// What an agent must be able to do.
+    pub capabilities: Vec<String>,
+    /// Free labels, as they were given.
+    #[schema(inline)]
+    pub labels: Labels,
+    /// Who is meant to do it.
+    pub assignees: Vec<String>,
+    /// Who has it, or had it last before its end.
+    pub agent_id: Option<AgentId>,
+    /// Attempts begun.
+    pub attempt: u32,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// When the current lease ends.
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// The task that this one is a part of.
+    pub parent_id: Option<TaskId>,
+    /// Tasks that must be done before.
+    pub depends_on: Vec<TaskId>,
+    /// Its parts, oldest first; at most 1,000 are named.
+    pub children: Vec<TaskId>,
+    /// Who submitted it.
+    pub created_by: String,
+    /// When it was submitted.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When it should be done.
+    pub due_at: Option<DateTime<Utc>>,
+    /// Not before this time.
+    pub run_at: Option<DateTime<Utc>>,
+    /// What the agent last told: `{ percent, message, data }`.
+    pub progress: Json,
+    /// What came out.
+    pub result: Json,
+    /// What went wrong last.
+    pub error: Json,
+    /// When it was taken off the lists.
+    pub archived_at: Option<DateTime<Utc>>,
+    /// The stream's version.
+    pub version: u64,
+    /// Of its last event.
+    pub position: u64,
+}
+
+impl TaskView {
+    /// A row with the ids of its parts.
+    pub fn of(id: TaskId, row: TaskRow, children: Vec<TaskId>) -> Self {
+        Self {
+            id,
+            title: row.title,
+            description: row.description,
+            kind: row.kind,
+            queue: row.queue,
+            payload: row.payload,
+            priority: row.priority,
+            state: row.state,
+            capabilities: row.capabilities,
+            labels: row.labels,
+            assignees: row.assignees,
+            agent_id: row.agent_id,
+            attempt: row.attempt,
+            max_attempts: row.max_attempts,
+            lease_expires_at: row.lease_expires_at,
+            parent_id: row.parent_id,
+            depends_on: row.depends_on,
+            children,
+            created_by: row.created_by,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            due_at: row.due_at,
+            run_at: row.run_at,
+            progress: row.progress,
+            result: row.result,
+            error: row.error,
+            archived_at: row.archived_at,
+            version: row.version,
+            position: row.position,
+        }
+    }
+}
