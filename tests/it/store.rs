@@ -1,0 +1,173 @@
+//! The event store alone: KRN-1, KRN-7, KRN-11.
+
+use std::time::Duration;
+
+use domain::task::{SubmitTask, TaskCommand};
+use domain::{Aggregate, Command, Event, Facts, StreamType, TenantId, Timestamp};
+use store::{Leases, StoreError};
+use uuid::Uuid;
+
+use crate::support::{self, TestDb};
+
+fn submitted(title: &str) -> Event {
+    let command = Command::from(TaskCommand::Submit(SubmitTask::titled(title)));
+    let facts = Facts { now: Timestamp::UNIX_EPOCH, actor: "test".into() };
+    let mut events = Aggregate::new(StreamType::Task).decide(&command, &facts).unwrap();
+    events.remove(0)
+}
+
+#[tokio::test]
+async fn positions_are_contiguous_and_the_bytes_are_those_that_were_hashed() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    for batch in 0..5 {
+        let streams = (0..=batch).map(|n| (Uuid::new_v4(), vec![submitted(&format!("{n}"))]));
+        support::append(&log, streams.collect()).await;
+    }
+    let events = log.read(0, 100).await.unwrap();
+    assert_eq!(events.len(), 15);
+    for (position, event) in (1..).zip(&events) {
+        assert_eq!(event.position, position);
+        assert_eq!(event.hash, event.expected_hash());
+        assert_eq!(event.event().unwrap().payload(), &event.payload[..]);
+    }
+    assert!(events.windows(2).all(|pair| pair[0].recorded_at <= pair[1].recorded_at));
+    let shown = db.sql("SELECT payload->>'title' FROM event_log WHERE position = 15").await;
+    assert_eq!(shown.as_deref(), Some("4"));
+}
+
+#[tokio::test]
+async fn the_database_refuses_changes_of_the_log_also_to_its_owner() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    support::append(&log, vec![(Uuid::new_v4(), vec![submitted("kept")])]).await;
+    for table in ["events", "command_results"] {
+        for change in [
+            format!("UPDATE {table} SET actor = 'x'"),
+            format!("DELETE FROM {table}"),
+            format!("TRUNCATE {table}"),
+        ] {
+            for url in [&db.admin_url, &db.service_url, &db.gateway_url] {
+                let refusal = TestDb::refused(url, &change).await;
+                assert!(refusal.is_some(), "{change} passed");
+            }
+        }
+    }
+    assert_eq!(db.sql("SELECT actor FROM events").await.as_deref(), Some("test"));
+}
+
+#[tokio::test]
+async fn the_services_own_nothing() {
+    let db = support::database().await;
+    let owned = db
+        .sql(
+            "SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
+             WHERE r.rolname LIKE 'taffrail\\_%'",
+        )
+        .await;
+    assert_eq!(owned.as_deref(), Some("0"));
+    for url in [&db.service_url, &db.gateway_url] {
+        assert!(TestDb::refused(url, "CREATE TABLE mine ()").await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_sees_no_tenant_but_the_one_it_names() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let other = TenantId::parse("other").unwrap();
+    support::append(&log, vec![(Uuid::new_v4(), vec![submitted("ours")])]).await;
+    support::append_as(&log, &other, vec![(Uuid::new_v4(), vec![submitted("theirs")])]).await;
+    let (gateway, connection) =
+        tokio_postgres::connect(&db.gateway_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let count = async |tenant: Option<&str>| -> i64 {
+        gateway.batch_execute("BEGIN").await.unwrap();
+        if let Some(tenant) = tenant {
+            let sql = "SELECT set_config('app.tenant', $1, true)";
+            gateway.query_one(sql, &[&tenant]).await.unwrap();
+        }
+        let row = gateway.query_one("SELECT count(*) FROM events", &[]).await.unwrap();
+        gateway.batch_execute("COMMIT").await.unwrap();
+        row.get(0)
+    };
+    assert_eq!(count(None).await, 0);
+    assert_eq!(count(Some("other")).await, 1);
+    // After the transaction the setting is empty, not unset: still no rows.
+    assert_eq!(count(None).await, 0);
+    assert_eq!(count(Some("")).await, 0);
+}
+
+#[tokio::test]
+async fn a_stale_token_appends_nothing() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let leases = Leases::new(log.pool().clone());
+    let ttl = Duration::from_secs(60);
+    let old = leases.acquire("processor", "a", ttl, false).await.unwrap().unwrap();
+    assert_eq!(leases.acquire("processor", "b", ttl, false).await.unwrap(), None);
+    let new = leases.acquire("processor", "b", ttl, true).await.unwrap().unwrap();
+    assert!(new.token > old.token);
+    assert!(leases.renew(&old, ttl).await.unwrap().is_none());
+
+    let writer = log.writer().await.unwrap();
+    let nothing = store::Append::default();
+    let refused = writer.append(old.token, &nothing).await;
+    assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
+    let base = writer.append(new.token, &nothing).await.unwrap().base;
+    assert_eq!(base, 0);
+}
+
+#[tokio::test]
+async fn a_lost_race_for_a_version_writes_nothing() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let stream = Uuid::new_v4();
+    support::append(&log, vec![(stream, vec![submitted("first")])]).await;
+    let leases = Leases::new(log.pool().clone());
+    let lease = leases.acquire("processor", "x", Duration::from_secs(60), true).await.unwrap();
+    let mut batch = store::Append::default();
+    for id in [Uuid::new_v4(), stream] {
+        batch.events.push(support::new_event(id, 1, submitted("second")));
+    }
+    let writer = log.writer().await.unwrap();
+    let error = writer.append(lease.unwrap().token, &batch).await.unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    assert_eq!(log.head().await.unwrap().position, 1);
+    assert_eq!(log.read(0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_changes_no_fold() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let key = (TenantId::default_tenant(), Uuid::new_v4());
+    support::append(&log, vec![(key.1, vec![submitted("long")])]).await;
+    let whole = log.rehydrate(std::slice::from_ref(&key)).await.unwrap();
+    log.keep_snapshot(&key, &whole.streams[&key]).await.unwrap();
+    let ended = Event::decode(StreamType::Task, "cancelled", 1, br#"{"queue":"default"}"#).unwrap();
+    support::append(&log, vec![(key.1, vec![ended])]).await;
+
+    let from_snapshot = log.rehydrate(std::slice::from_ref(&key)).await.unwrap();
+    db.sql("DELETE FROM snapshots").await;
+    let from_start = log.rehydrate(std::slice::from_ref(&key)).await.unwrap();
+    assert_eq!(from_snapshot.streams[&key].version, 2);
+    assert_eq!(from_snapshot.streams[&key].state, from_start.streams[&key].state);
+    // One of another fold is ignored, not trusted.
+    log.keep_snapshot(&key, &whole.streams[&key]).await.unwrap();
+    db.sql("UPDATE snapshots SET fold = 'older', state = '\\x7b7d'").await;
+    let ignored = log.rehydrate(std::slice::from_ref(&key)).await.unwrap();
+    assert_eq!(ignored.streams[&key].state, from_start.streams[&key].state);
+}
+
+#[tokio::test]
+async fn an_unfit_server_is_refused_with_the_remedy() {
+    let db = support::database().await;
+    let (client, connection) =
+        tokio_postgres::connect(&db.service_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    store::check_server(&client).await.unwrap();
+    client.batch_execute("SET synchronous_commit = off").await.unwrap();
+    let refusal = store::check_server(&client).await.unwrap_err().to_string();
+    assert!(refusal.contains("synchronous_commit is `off`"), "{refusal}");
+}
