@@ -1,0 +1,291 @@
+//! Settings: flag, then environment, then `taffrail.toml`, then what is built in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+/// Where a setting's value came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A command line flag.
+    Flag,
+    /// An environment variable.
+    Environment,
+    /// The configuration file.
+    File,
+    /// Nobody set it.
+    BuiltIn,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flag => "flag",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::BuiltIn => "built in",
+        })
+    }
+}
+
+/// What can be set: the name in the file, the variable, the built-in value, and whether
+/// the value must not be shown.
+struct Setting {
+    name: &'static str,
+    variable: &'static str,
+    built_in: &'static str,
+    secret: bool,
+}
+
+const fn setting(name: &'static str, variable: &'static str, built_in: &'static str) -> Setting {
+    Setting { name, variable, built_in, secret: false }
+}
+
+const SETTINGS: &[Setting] = &[
+    Setting { secret: true, ..setting("database_url", "TAFFRAIL_DATABASE_URL", "") },
+    setting("nats_url", "TAFFRAIL_NATS_URL", ""),
+    Setting { secret: true, ..setting("nats_token", "TAFFRAIL_NATS_TOKEN", "") },
+    setting("data_dir", "TAFFRAIL_DATA_DIR", ""),
+    setting("http_addr", "TAFFRAIL_HTTP_ADDR", "127.0.0.1:7117"),
+    setting("log", "TAFFRAIL_LOG", ""),
+    setting("postgres_bin_dir", "TAFFRAIL_POSTGRES_BIN_DIR", ""),
+    setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
+    setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
+    setting("agent_ttl_ms", "TAFFRAIL_AGENT_TTL_MS", "30000"),
+    setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
+];
+
+/// One resolved setting.
+#[derive(Debug, Clone, Serialize)]
+pub struct Value {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Its value; `***` for a secret that is set.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The environment variable that sets it.
+    pub variable: &'static str,
+    #[serde(skip)]
+    plain: String,
+}
+
+/// Flags that override everything else, by setting name.
+pub type Flags = BTreeMap<&'static str, String>;
+
+/// All settings, resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    values: Vec<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+struct File(BTreeMap<String, toml::Value>);
+
+impl Config {
+    /// Resolves all settings.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has a setting that does not exist.
+    pub fn resolve(flags: &Flags, file: Option<&Path>) -> anyhow::Result<Self> {
+        Self::resolve_from(flags, file, |variable| std::env::var(variable).ok())
+    }
+
+    fn resolve_from(
+        flags: &Flags,
+        file: Option<&Path>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let file = read_file(file)?;
+        let values = SETTINGS
+            .iter()
+            .map(|setting| {
+                let from_file = || {
+                    file.0.get(setting.name).map(|value| match value {
+                        toml::Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    })
+                };
+                let set = |text: &String| !text.is_empty();
+                let (plain, origin) = if let Some(text) = flags.get(setting.name) {
+                    (text.clone(), Origin::Flag)
+                } else if let Some(text) = environment(setting.variable).filter(set) {
+                    (text, Origin::Environment)
+                } else if let Some(text) = from_file() {
+                    (text, Origin::File)
+                } else {
+                    (setting.built_in.into(), Origin::BuiltIn)
+                };
+                let hide = setting.secret && !plain.is_empty();
+                let value = if hide { "***".into() } else { plain.clone() };
+                let (name, variable) = (setting.name, setting.variable);
+                Value { name, value, origin, variable, plain }
+            })
+            .collect();
+        Ok(Self { values })
+    }
+
+    /// Every setting, for `taffrail config show`.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        let value = self.values.iter().find(|value| value.name == name)?;
+        Some(value.plain.as_str()).filter(|text| !text.is_empty())
+    }
+
+    fn number(&self, name: &str, least: u64, most: u64) -> anyhow::Result<u64> {
+        let text = self.text(name).unwrap_or_default();
+        let number: u64 = text.parse().with_context(|| format!("{name}: `{text}` is no number"))?;
+        if !(least..=most).contains(&number) {
+            bail!("{name}: {number} does not lie between {least} and {most}");
+        }
+        Ok(number)
+    }
+
+    /// Address of a PostgreSQL that is there already.
+    pub fn database_url(&self) -> Option<&str> {
+        self.text("database_url")
+    }
+
+    /// Address of a NATS that is there already.
+    pub fn nats_url(&self) -> Option<&str> {
+        self.text("nats_url")
+    }
+
+    /// Its token.
+    pub fn nats_token(&self) -> Option<&str> {
+        self.text("nats_token")
+    }
+
+    /// `json` or `pretty`, where somebody chose.
+    pub fn log(&self) -> Option<&str> {
+        self.text("log")
+    }
+
+    /// Where embedded servers keep their data.
+    ///
+    /// # Errors
+    /// When nothing is set and there is no home directory.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = self.text("data_dir") {
+            return Ok(dir.into());
+        }
+        default_data_dir().context("no home directory: set --data-dir or TAFFRAIL_DATA_DIR")
+    }
+
+    /// Where the gateway listens; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
+        let text = self.text("http_addr").unwrap_or_default();
+        text.parse().with_context(|| {
+            format!("http_addr: `{text}` is no address; expected HOST:PORT such as 127.0.0.1:7117")
+        })
+    }
+
+    /// Connections per pool.
+    ///
+    /// # Errors
+    /// When it is no number between 2 and 1,000.
+    pub fn pool_size(&self) -> anyhow::Result<usize> {
+        Ok(self.number("pool_size", 2, 1_000)? as usize)
+    }
+
+    /// Commands that may wait for a decision.
+    ///
+    /// # Errors
+    /// When it is no number between 1 and a million.
+    pub fn queue_capacity(&self) -> anyhow::Result<usize> {
+        Ok(self.number("queue_capacity", 1, 1_000_000)? as usize)
+    }
+
+    /// Silence after which an agent is offline, where it did not say itself.
+    ///
+    /// # Errors
+    /// When it is no number of at least a second.
+    pub fn agent_ttl(&self) -> anyhow::Result<Duration> {
+        Ok(Duration::from_millis(self.number("agent_ttl_ms", 1_000, 86_400_000)?))
+    }
+
+    /// The embedded servers' options.
+    pub fn servers(&self, offline: bool) -> anyhow::Result<servers::Options> {
+        let shim = std::env::current_exe().context("the program's own file cannot be found")?;
+        let mut options = servers::Options::new(shim);
+        options.offline = offline;
+        options.postgres_bin_dir = self.text("postgres_bin_dir").map(Into::into);
+        options.nats_server_bin = self.text("nats_server_bin").map(Into::into);
+        Ok(options)
+    }
+}
+
+/// `$XDG_DATA_HOME/taffrail`, else `~/.local/share/taffrail`.
+pub fn default_data_dir() -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    from("XDG_DATA_HOME")
+        .or_else(|| Some(from("HOME")?.join(".local/share")))
+        .map(|dir| dir.join("taffrail"))
+}
+
+fn read_file(path: Option<&Path>) -> anyhow::Result<File> {
+    let (path, must) = match path {
+        Some(path) => (path, true),
+        None => (Path::new("taffrail.toml"), false),
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must => {
+            return Ok(File::default());
+        }
+        Err(error) => return Err(error).with_context(|| format!("{}", path.display())),
+    };
+    let file: File = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    for name in file.0.keys() {
+        if !SETTINGS.iter().any(|setting| setting.name == name) {
+            let known = SETTINGS.iter().map(|setting| setting.name);
+            let hint = domain::json::nearest(name, known)
+                .map(|near| format!("; did you mean `{near}`?"))
+                .unwrap_or_default();
+            bail!("{}: there is no setting `{name}`{hint}", path.display());
+        }
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_what_is_built_in() {
+        let environment = |name: &str| (name == "TAFFRAIL_HTTP_ADDR").then(|| "[::1]:1".into());
+        let resolve = |flags: &Flags| Config::resolve_from(flags, None, environment).unwrap();
+        let origin = |config: &Config, name: &str| {
+            config.values().iter().find(|value| value.name == name).unwrap().origin.clone()
+        };
+        let config = resolve(&Flags::new());
+        assert_eq!(config.http_addr().unwrap().port(), 1);
+        assert_eq!(origin(&config, "http_addr"), Origin::Environment);
+        assert_eq!(origin(&config, "pool_size"), Origin::BuiltIn);
+        let config = resolve(&Flags::from([("http_addr", "127.0.0.1:2".into())]));
+        assert_eq!(config.http_addr().unwrap().port(), 2);
+        assert_eq!(origin(&config, "http_addr"), Origin::Flag);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let flags = Flags::from([("database_url", "postgres://u:hunter2@h/d".into())]);
+        let config = Config::resolve_from(&flags, None, |_| None).unwrap();
+        assert!(!format!("{:?}", serde_json::to_string(config.values())).contains("hunter2"));
+        assert_eq!(config.database_url(), Some("postgres://u:hunter2@h/d"));
+    }
+}

@@ -1,0 +1,25 @@
+//! Logs on stderr: one JSON object per line, or readable on a terminal.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging; `RUST_LOG` filters, `TAFFRAIL_LOG` chooses the form.
+pub fn init(form: Option<&str>) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,tokio_postgres=warn"));
+    let pretty = match form {
+        Some("pretty") => true,
+        Some("json") => false,
+        Some(_) | None => std::io::stderr().is_terminal(),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if pretty {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        builder.with_ansi(colour && std::io::stderr().is_terminal()).compact().init();
+    } else {
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
+    }
+}
