@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod clock;
 pub mod command;
+pub mod leader;
 pub mod process;
 pub mod processor;
 

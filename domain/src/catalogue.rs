@@ -53,6 +53,11 @@ macro_rules! contexts {
                 match kind { $(StreamType::$variant => <$command>::NAMES,)* }
             }
 
+            /// Each command of a kind with its body's JSON Schema.
+            pub fn schemas(kind: StreamType) -> Vec<(&'static str, RefOr<Schema>)> {
+                match kind { $(StreamType::$variant => <$command>::schemas(),)* }
+            }
+
             fn try_parse(
                 kind: StreamType,
                 name: &str,
@@ -147,6 +152,14 @@ macro_rules! contexts {
                     (_, $(Event::$variant(_))|*) => {}
                 }
             }
+        }
+
+        /// The schemas that those of commands and events refer to, by name.
+        pub fn definitions() -> Vec<(String, RefOr<Schema>)> {
+            let mut all = Vec::new();
+            $(<$command>::definitions(&mut all);
+            <$event>::definitions(&mut all);)*
+            all
         }
 
         /// Every event of every kind, with its current version and schema.

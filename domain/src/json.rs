@@ -135,9 +135,9 @@ pub fn check(bytes: &[u8]) -> Result<(), FieldError> {
     if std::str::from_utf8(bytes).is_err() {
         return Err(FieldError::new("", "not_utf8", "the body is not valid UTF-8"));
     }
-    let mut fault = None;
+    let (mut path, mut fault) = (Vec::new(), None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let seed = Strict { depth: 0, path: String::new(), fault: &mut fault };
+    let seed = Strict { path: &mut path, fault: &mut fault };
     let read = seed.deserialize(&mut reader).and_then(|kind| reader.end().map(|()| kind));
     match (read, fault) {
         (_, Some(fault)) => Err(fault),
@@ -148,22 +148,32 @@ pub fn check(bytes: &[u8]) -> Result<(), FieldError> {
 }
 
 /// Walks a document without keeping it; yields whether it is an object.
+///
+/// The way to the present place is one stack for the whole walk: a text per value
+/// would let long keys around a long list cost gigabytes of copying.
 struct Strict<'a> {
-    depth: usize,
-    path: String,
+    path: &'a mut Vec<Step>,
     fault: &'a mut Option<FieldError>,
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
 }
 
 impl Strict<'_> {
     fn fail<E: serde::de::Error>(self, code: &str, message: &str) -> E {
-        let Self { path, fault, .. } = self;
-        fault.get_or_insert_with(|| FieldError::new(path, code, message));
+        let pointer = self.path.iter().map(|step| match step {
+            Step::Key(key) => format!("/{}", escaped(key)),
+            Step::Index(index) => format!("/{index}"),
+        });
+        let fault = FieldError::new(shortened(pointer.collect()), code, message);
+        self.fault.get_or_insert(fault);
         E::custom(message)
     }
 
-    fn child(&mut self, step: &str) -> Strict<'_> {
-        let path = format!("{}/{}", self.path, step.replace('~', "~0").replace('/', "~1"));
-        Strict { depth: self.depth + 1, path, fault: self.fault }
+    fn again(&mut self) -> Strict<'_> {
+        Strict { path: self.path, fault: self.fault }
     }
 }
 
@@ -171,7 +181,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        if self.depth > MAX_DEPTH {
+        if self.path.len() > MAX_DEPTH {
             return Err(self.fail("too_deep", "nested deeper than 64 levels"));
         }
         deserializer.deserialize_any(self)
@@ -213,8 +223,11 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<bool, A::Error> {
-        for index in 0usize.. {
-            if seq.next_element_seed(self.child(&index.to_string()))?.is_none() {
+        for index in 0.. {
+            self.path.push(Step::Index(index));
+            let element = seq.next_element_seed(self.again())?;
+            self.path.pop();
+            if element.is_none() {
                 break;
             }
         }
@@ -231,11 +244,14 @@ impl<'de> Visitor<'de> for Strict<'_> {
                 _ => None,
             };
             if let Some((code, message)) = fault {
-                let shown: String = key.chars().take(64).collect();
-                return Err(self.child(&shown).fail(code, message));
+                self.path.push(Step::Key(key.chars().take(64).collect()));
+                return Err(self.fail(code, message));
             }
-            map.next_value_seed(self.child(&key))?;
-            seen.insert(key);
+            self.path.push(Step::Key(key));
+            map.next_value_seed(self.again())?;
+            if let Some(Step::Key(key)) = self.path.pop() {
+                seen.insert(key);
+            }
         }
         Ok(true)
     }
@@ -265,20 +281,20 @@ fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldEr
         .collect();
     // "… at line 1 column 9" speaks of the text; the pointer says it better.
     let full = error.inner().to_string();
-    let message = full.split(" at line ").next().unwrap_or(&full).to_owned();
-    let mut quoted = message.split('`').skip(1).step_by(2);
+    let message = full.rsplit_once(" at line ").map_or(&*full, |(says, _)| says).to_owned();
+    let quoted = |text: &str| -> Vec<String> {
+        text.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect()
+    };
     let (code, message) = if message.starts_with("unknown field") {
-        let name = quoted.next().unwrap_or_default().to_owned();
-        let known: Vec<&str> = quoted.collect();
-        let near = nearest(&name, known.iter().copied());
-        if steps.last() != Some(&name) {
-            steps.push(name.clone());
-        }
+        // The path has the name itself; in the message it may hold anything.
+        let name = steps.last().cloned().unwrap_or_default();
+        let known = message.rsplit_once("`, expected ").map_or(vec![], |(_, list)| quoted(list));
+        let near = nearest(&name, known.iter().map(String::as_str));
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         let list = known.join(", ");
         ("unknown_field", format!("there is no field `{name}`{hint} (known: {list})"))
     } else if message.starts_with("missing field") {
-        let name = quoted.next().unwrap_or_default().to_owned();
+        let name = quoted(&message).into_iter().next().unwrap_or_default();
         steps.push(name.clone());
         ("required", format!("`{name}` is required"))
     } else if message.starts_with("unknown variant") {
@@ -288,16 +304,33 @@ fn field_error(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldEr
     } else {
         ("invalid_value", message)
     };
-    let pointer: String =
-        steps.iter().map(|s| format!("/{}", s.replace('~', "~0").replace('/', "~1"))).collect();
-    FieldError::new(pointer, code, message)
+    let pointer = steps.iter().map(|step| format!("/{}", escaped(step))).collect();
+    FieldError::new(shortened(pointer), code, shortened(message))
+}
+
+/// A step of a JSON pointer (RFC 6901, section 3).
+pub(crate) fn escaped(step: &str) -> String {
+    step.replace('~', "~0").replace('/', "~1")
+}
+
+/// Answers quote what was sent; a body of a megabyte must not come back as one.
+fn shortened(text: String) -> String {
+    const MOST: usize = 2_000;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// The known word nearest to a given one, if it is near enough to be a slip.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let length = word.chars().count();
+    let slip = |candidate: &str| 1 + candidate.len() / 4;
     known
+        // The comparison is quadratic; a word of a megabyte is no slip of any.
+        .filter(|candidate| length.abs_diff(candidate.len()) <= slip(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .filter(|(distance, candidate)| *distance <= slip(candidate))
         .min()
         .map(|(_, candidate)| candidate)
 }

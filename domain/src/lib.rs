@@ -23,7 +23,7 @@ pub mod upcast;
 pub mod values;
 
 pub use catalogue::{
-    Aggregate, Claim, ClaimChange, Command, Event, EventType, event_id, event_types,
+    Aggregate, Claim, ClaimChange, Command, Event, EventType, definitions, event_id, event_types,
 };
 pub use decide::{Facts, Refusal, Stamped, Timestamp};
 pub use ids::{AgentId, CrewId, OperationId, StreamType, TaskId, TenantId};

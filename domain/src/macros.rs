@@ -45,6 +45,18 @@ macro_rules! commands {
                 }
             }
 
+            /// Each command's body as JSON Schema, by name, for the published documents.
+            pub fn schemas() -> Vec<(&'static str, utoipa::openapi::RefOr<utoipa::openapi::Schema>)> {
+                vec![$(($literal, <$body as utoipa::PartialSchema>::schema()),)*]
+            }
+
+            /// The schemas that those refer to, by name.
+            pub fn definitions(
+                all: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>,
+            ) {
+                $(<$body as utoipa::ToSchema>::schemas(all);)*
+            }
+
             /// The body as canonical JSON: fields in declared order, defaults filled in.
             pub fn body(&self) -> Vec<u8> {
                 match self {
@@ -102,15 +114,14 @@ macro_rules! events {
                         if version == 0 || version > $version {
                             return Err(unknown());
                         }
-                        let body: $body = if version == $version {
-                            serde_json::from_slice(payload)
+                        let body: Result<$body, String> = if version == $version {
+                            $crate::upcast::read(payload)
                         } else {
-                            let newest = $crate::upcast::upcast(
+                            $crate::upcast::upcast(
                                 $upcasts, &event(), version, $version, payload,
-                            ).map_err(malformed)?;
-                            serde_json::from_slice(&newest)
-                        }.map_err(|error| malformed(error.to_string()))?;
-                        Ok(Self::$variant(body))
+                            ).and_then(|newest| $crate::upcast::read(&newest))
+                        };
+                        body.map(Self::$variant).map_err(malformed)
                     })*
                     _ => Err(unknown()),
                 }
@@ -119,6 +130,13 @@ macro_rules! events {
             /// Each event's schema, by name, for the published documents.
             pub fn schemas() -> Vec<(&'static str, utoipa::openapi::RefOr<utoipa::openapi::Schema>)> {
                 vec![$(($literal, <$body as utoipa::PartialSchema>::schema()),)*]
+            }
+
+            /// The schemas that those refer to, by name.
+            pub fn definitions(
+                all: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)>,
+            ) {
+                $(<$body as utoipa::ToSchema>::schemas(all);)*
             }
         }
 

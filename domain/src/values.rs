@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Datelike;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::json::{Json, MAX_VALUE_BYTES};
+use crate::decide::Timestamp;
+use crate::json::{Json, MAX_VALUE_BYTES, escaped};
 use crate::problem::FieldError;
 
 /// How urgent a task is; the order of the variants is the order of service.
@@ -72,7 +76,7 @@ impl<'de> Deserialize<'de> for Priority {
 }
 
 /// Labels as the sender likes them: words, or names with values. Kept as sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Labels {
     /// `["gpu", "eu"]`
@@ -84,6 +88,29 @@ pub enum Labels {
 impl Default for Labels {
     fn default() -> Self {
         Self::Words(Vec::new())
+    }
+}
+
+/// By hand, because serde's untagged enums cannot say which entry is at fault.
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Labels;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of words, or an object of names with words")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, words: A) -> Result<Labels, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(words)).map(Labels::Words)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, pairs: A) -> Result<Labels, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(pairs)).map(Labels::Pairs)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
     }
 }
 
@@ -141,12 +168,8 @@ impl Check {
                     self.push(field, "too_many", format!("`{field}` may have at most 64 entries"));
                 }
                 for (key, value) in pairs.iter().take(64) {
-                    self = self.text(&format!("{field}/{key}"), key, 1, 128).text(
-                        &format!("{field}/{key}"),
-                        value,
-                        0,
-                        256,
-                    );
+                    let field = format!("{field}/{}", escaped(key));
+                    self = self.text(&field, key, 1, 128).text(&field, value, 0, 256);
                 }
                 self
             }
@@ -163,10 +186,23 @@ impl Check {
     }
 
     /// A free-form value of at most 256 KiB.
-    pub fn value(mut self, field: &str, value: &Json) -> Self {
-        if value.as_str().len() > MAX_VALUE_BYTES {
-            let message = format!("`{field}` may have at most {MAX_VALUE_BYTES} bytes");
-            self.push(field, "too_large", message);
+    pub fn value(self, field: &str, value: &Json) -> Self {
+        self.bytes(field, value.as_str().len(), MAX_VALUE_BYTES)
+    }
+
+    /// A length in bytes.
+    pub fn bytes(mut self, field: &str, length: usize, most: usize) -> Self {
+        if length > most {
+            self.push(field, "too_large", format!("`{field}` may have at most {most} bytes"));
+        }
+        self
+    }
+
+    /// An instant that RFC 3339 can write with four digits and the database can keep.
+    pub fn time(mut self, field: &str, time: Option<Timestamp>) -> Self {
+        if time.is_some_and(|time| !(1970..=9999).contains(&time.year())) {
+            let message = format!("`{field}` must lie in the years 1970 to 9999");
+            self.push(field, "out_of_range", message);
         }
         self
     }
@@ -188,6 +224,7 @@ impl Check {
     }
 
     fn push(&mut self, field: &str, code: &str, message: String) {
-        self.0.push(FieldError::new(format!("/{field}"), code, message));
+        let pointer = if field.is_empty() { String::new() } else { format!("/{field}") };
+        self.0.push(FieldError::new(pointer, code, message));
     }
 }

@@ -203,3 +203,54 @@ fn framework(status: StatusCode, headers: &axum::http::HeaderMap, target: &str) 
         _ => ApiError::internal("a response without a problem document"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace() -> Trace {
+        Trace::of(&axum::http::HeaderMap::new(), uuid::Uuid::from_u128(7))
+    }
+
+    async fn document(response: Response) -> (axum::http::response::Parts, Problem) {
+        let (parts, body) = render(response, &trace(), "/v1/x").into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        (parts, serde_json::from_slice(&bytes).expect("a problem"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_a_problem_document_with_its_trace() {
+        let problem = Problem { retry_after_ms: Some(1_500), ..Problem::new(Code::Busy, "full") };
+        let (parts, problem) = document(ApiError::from(problem).into_response()).await;
+        assert_eq!(parts.status, 503);
+        assert_eq!(parts.headers[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(parts.headers[header::RETRY_AFTER], "2");
+        assert_eq!(problem.trace_id.as_deref(), Some(trace().trace_id()));
+        let (parts, _) = document(ApiError::new(Code::Unauthorized, "").into_response()).await;
+        assert!(parts.headers.contains_key(header::WWW_AUTHENTICATE));
+    }
+
+    #[tokio::test]
+    async fn what_the_framework_refuses_is_a_problem_document_too() {
+        for (status, code) in [(404, Code::NotFound), (405, Code::MethodNotAllowed)] {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            let (parts, problem) = document(response).await;
+            assert_eq!((parts.status.as_u16(), problem.code()), (status, Some(code)));
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_page() {
+        let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/errors");
+        for code in Code::ALL {
+            let page = std::fs::read_to_string(format!("{pages}/{}.md", code.slug()));
+            let page = page.unwrap_or_else(|error| panic!("{}: {error}", code.slug()));
+            for part in [code.title(), &code.uri(), "## Meaning", "## What to do"] {
+                assert!(page.contains(part), "{}: {part}", code.slug());
+            }
+        }
+        let count = std::fs::read_dir(pages).expect("a folder").count();
+        assert_eq!(count, Code::ALL.len(), "a page without a code");
+    }
+}

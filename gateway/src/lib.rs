@@ -1,1 +1,47 @@
-//! gateway
+//! The public API over HTTP: extract, one call, answer; judgement lives a room deeper.
+//!
+//! Invariants: a request under `/v1` has a caller; every refusal is a problem document;
+//! every answer of a read model names the position that it reflects; a caller who hangs
+//! up leaves no work half done; no queue and no buffer here is unbounded.
+
+mod agent;
+mod app;
+mod asyncapi;
+mod audit;
+mod auth;
+mod batch;
+mod body;
+mod change;
+mod conditional;
+mod error;
+mod events;
+mod health;
+mod idempotency;
+mod io;
+mod layer;
+mod metrics;
+mod models;
+mod openapi;
+mod operation;
+mod params;
+mod prefer;
+mod query;
+mod queue;
+mod router;
+mod server;
+mod service;
+mod task;
+mod trace;
+mod view;
+
+pub use agent::NatsHeartbeats;
+pub use app::{App, Doors, Heartbeats, Limits};
+pub use asyncapi::document as asyncapi_document;
+pub use auth::{PgTokens, TokenDigest, TokenRow, TokenSource, Tokens};
+pub use health::{Check, Health, Report};
+pub use metrics::{Counter, Gauge, Histogram, Metrics};
+pub use openapi::document as openapi_document;
+pub use router::router;
+pub use server::serve;
+
+pub(crate) const TASK: domain::StreamType = domain::StreamType::Task;

@@ -18,6 +18,8 @@ mod progress;
 mod query;
 pub mod queues;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 
 pub use engine::{Key, Projection};
 pub use error::{ProjectionError, QueryError};

@@ -101,9 +101,10 @@ impl Word {
         let text = std::str::from_utf8(payload).ok()?.trim();
         let word = match serde_json::from_str::<serde_json::Value>(text) {
             Ok(serde_json::Value::String(word)) => word,
-            Ok(serde_json::Value::Object(fields)) => {
-                ["command", "word", "control"].iter().find_map(|name| fields.get(*name)?.as_str())?.into()
-            }
+            Ok(serde_json::Value::Object(fields)) => ["command", "word", "control"]
+                .iter()
+                .find_map(|name| fields.get(*name)?.as_str())?
+                .into(),
             Ok(_) => return None,
             Err(_) => text.to_owned(),
         };

@@ -41,6 +41,11 @@ impl Tail {
         String::from_utf8_lossy(end).replace('\0', "\u{fffd}")
     }
 
+    /// Whether there were more bytes than that.
+    pub(crate) fn exceeds(&self, most: usize) -> bool {
+        self.cut || self.bytes.len() > most
+    }
+
     /// The last line that is not blank, and whether its beginning is still there.
     pub(crate) fn last_line(&self) -> Option<(&[u8], bool)> {
         let end = self.bytes.trim_ascii_end();

@@ -60,6 +60,32 @@ impl AgentFacts {
         }
     }
 
+    /// What it is wanted to be, which is not what it is (invariant 11).
+    pub fn desired_state(&self) -> &'static str {
+        use AgentState as S;
+        match self.state {
+            S::Draining | S::Hibernating | S::Retired | S::ForceStopped => self.state.as_str(),
+            S::Created
+            | S::Validating
+            | S::Validated
+            | S::Deploying
+            | S::Warming
+            | S::Ready
+            | S::Busy
+            | S::Blocked
+            | S::Degraded
+            | S::Unhealthy
+            | S::Offline
+            | S::Failed => {
+                if self.held_back {
+                    S::Draining.as_str()
+                } else {
+                    S::Ready.as_str()
+                }
+            }
+        }
+    }
+
     fn describe(&mut self, said: &AgentRegistered) {
         self.name.clone_from(&said.name);
         self.capabilities = sorted(&said.capabilities);

@@ -146,15 +146,15 @@ fn judge(
         | S::ForceStopped => false,
     };
     if silent > facts.ttl {
-        let reason = format!("silent for {:.1} s", silent.as_secs_f64());
+        let reason = format!("silent for longer than {} ms", facts.ttl.as_millis());
         return (counts && expected).then(|| report(id, facts, S::Offline, reason));
     }
     let fresh = seen.filter(|seen| now.saturating_duration_since(seen.received) <= facts.ttl)?;
     match fresh.observed_state.as_deref().and_then(word) {
         Some(said @ (S::Degraded | S::Unhealthy | S::Blocked | S::Failed)) => {
             // What it is told to do outweighs what it says of itself.
-            let told = !counts && facts.state != S::Offline || facts.state == S::Draining;
-            (said != facts.state && !told)
+            let free = facts.state == S::Offline || counts && facts.state != S::Draining;
+            (said != facts.state && free && !facts.held_back)
                 .then(|| report(id, facts, said, "its own heartbeat says so".into()))
         }
         said => {
@@ -173,7 +173,6 @@ fn judge(
                 | S::Failed
                 | S::ForceStopped => false,
             };
-            // An agent that was declared offline must have spoken since.
             (fits && !facts.held_back).then(|| ready(id, facts, ACTOR, "its heartbeats arrive"))
         }
     }
@@ -184,12 +183,7 @@ fn word(text: &str) -> Option<AgentState> {
 }
 
 /// The command that makes an agent ready out of the state it is in.
-pub(crate) fn ready(
-    id: AgentId,
-    facts: &AgentFacts,
-    actor: &str,
-    reason: &str,
-) -> CommandEnvelope {
+pub(crate) fn ready(id: AgentId, facts: &AgentFacts, actor: &str, reason: &str) -> CommandEnvelope {
     let body = AgentCommand::MarkReady(Reason { reason: Some(reason.into()) });
     about(id, facts, actor, body, "ready")
 }
@@ -206,8 +200,8 @@ fn about(
     body: AgentCommand,
     word: &str,
 ) -> CommandEnvelope {
-    // Another wording of the reason is the same command: its fingerprint must not
-    // depend on how long the silence was when a restarted watchdog asks again.
+    // The body must not depend on when it is asked: a restarted watchdog asks again
+    // under the same id.
     let command_id = command_id(id.0, actor, format_args!("{word}:{}", facts.since));
     CommandEnvelope {
         causation_position: Some(facts.since),

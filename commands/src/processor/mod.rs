@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::claims::Boxed;
 use crate::command::{CommandEnvelope, Executor};
 pub use role::{ProcessorRole, processor};
-pub use stats::{Stats, StatsSnapshot};
+pub use stats::{LATENCY_BOUNDS_US, Stats, StatsSnapshot};
 
 /// What bounds the processor.
 #[derive(Debug, Clone, Copy)]

@@ -79,6 +79,13 @@ impl Feed {
         });
     }
 
+    /// Forgets everything, after an older copy of the database was put back: what is kept
+    /// here may never have happened there.
+    pub fn reset(&self, head: u64) {
+        *self.0.recent.write() = Recent::default();
+        self.0.head.send_replace(head);
+    }
+
     /// The events behind a position, when they are all still here.
     pub fn after(&self, position: u64, limit: usize) -> Option<Vec<Arc<Recorded>>> {
         let recent = self.0.recent.read();

@@ -32,6 +32,15 @@ impl Leases {
         Self { pool }
     }
 
+    /// The database's time.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let client = self.pool.get().await?;
+        Ok(client.query_one("SELECT clock_timestamp()", &[]).await?.get(0))
+    }
+
     /// Takes a role that nobody holds (any more); `None` while somebody does.
     ///
     /// `force` takes it from a holder that is known to be dead. The token of the

@@ -179,6 +179,8 @@ impl Agent {
             C::MarkReady(_) if state == S::Ready => return Ok(vec![]),
             C::MarkReady(why) => E::Ready(noted(why)),
             C::Report(seen) if seen.observed_state == state => return Ok(vec![]),
+            // The last words of a process that is being killed must not revive it.
+            C::Report(_) if state == S::ForceStopped => return Ok(vec![]),
             // What it is told to do outweighs what it says of itself, but for its end.
             C::Report(seen)
                 if matches!(state, S::Draining | S::Hibernating)

@@ -8,6 +8,7 @@ use crate::json::Json;
 use crate::macros::Body;
 use crate::problem::FieldError;
 pub use crate::task::Reason;
+use crate::task::given;
 use crate::values::{Check, Labels};
 
 commands! {
@@ -123,19 +124,19 @@ impl Body for RegisterAgent {
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateAgent {
     /// See [`RegisterAgent::role`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// See [`RegisterAgent::capabilities`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
     /// See [`RegisterAgent::labels`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
     /// See [`RegisterAgent::slots`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
     /// See [`RegisterAgent::memory_context`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub memory_context: Option<String>,
 }
 

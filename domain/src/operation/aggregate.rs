@@ -42,7 +42,8 @@ impl OperationState {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
-    const fn allowed(self) -> &'static [&'static str] {
+    /// The commands that this state allows.
+    pub const fn allowed(self) -> &'static [&'static str] {
         match self {
             Self::Accepted => &["start", "progress", "succeed", "fail", "cancel"],
             Self::Running => &["progress", "succeed", "fail", "cancel"],

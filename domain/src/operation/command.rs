@@ -29,6 +29,10 @@ commands! {
     }
 }
 
+/// Largest body of a command that an operation carries, its input counted in: a task with
+/// every field at its limit fits, and so does the event in a NATS message of 1 MiB.
+pub const MAX_COMMAND_BYTES: usize = 768 * 1024;
+
 /// What an operation works on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,12 +82,20 @@ pub struct AcceptOperation {
 
 impl Body for AcceptOperation {
     fn check(&self) -> Result<(), Vec<FieldError>> {
-        Check::default()
+        let mut check = Check::default()
             .text("kind", &self.kind, 1, 128)
             .text("resource/type", &self.resource.kind, 1, 64)
             .text("resource/id", &self.resource.id, 1, 128)
-            .value("input", &self.input)
-            .done()
+            .value("input", &self.input);
+        if let Some(spec) = &self.command {
+            let length = spec.body.as_str().len() + self.input.as_str().len();
+            check = check.text("command/command", &spec.command, 1, 64).bytes(
+                "command/body",
+                length,
+                MAX_COMMAND_BYTES,
+            );
+        }
+        check.done()
     }
 }
 
@@ -129,4 +141,8 @@ pub struct FailOperation {
     pub problem: Problem,
 }
 
-impl Body for FailOperation {}
+impl Body for FailOperation {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().value("problem", &Json::of(&self.problem)).done()
+    }
+}

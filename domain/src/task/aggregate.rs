@@ -1,119 +1,14 @@
 //! The task's rules: `match (state, command)` is the transition table.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::command::*;
 use super::event::*;
+use super::state::TaskState;
 use crate::decide::{Facts, Refusal, Timestamp};
 use crate::ids::AgentId;
 use crate::json::Json;
 use crate::problem::Code;
-
-/// Where a task stands; the words of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskState {
-    /// Waits for somebody to look at it.
-    Inbox,
-    /// Waits for an agent (or for a time, a dependency, a backoff).
-    Queued,
-    /// An agent has it and has not begun.
-    Assigned,
-    /// An agent is at it.
-    InProgress,
-    /// Can't go on for now.
-    Blocked,
-    /// Waits for a verdict.
-    Review,
-    /// Done.
-    Done,
-    /// Ended by an error that no further attempt would mend.
-    Failed,
-    /// Its attempts are used up.
-    Dead,
-    /// Nobody is to do it any more.
-    Cancelled,
-}
-
-impl TaskState {
-    /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 10] = [
-        Self::Inbox,
-        Self::Queued,
-        Self::Assigned,
-        Self::InProgress,
-        Self::Blocked,
-        Self::Review,
-        Self::Done,
-        Self::Failed,
-        Self::Dead,
-        Self::Cancelled,
-    ];
-
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbox => "inbox",
-            Self::Queued => "queued",
-            Self::Assigned => "assigned",
-            Self::InProgress => "in_progress",
-            Self::Blocked => "blocked",
-            Self::Review => "review",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Dead => "dead",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether the task has come to an end.
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Dead | Self::Cancelled)
-    }
-
-    /// The commands that this state allows.
-    pub const fn allowed(self) -> &'static [&'static str] {
-        match self {
-            Self::Inbox => &["update", "assign", "requeue", "cancel", "archive"],
-            Self::Queued => &["update", "assign", "cancel", "archive"],
-            Self::Assigned => &[
-                "update",
-                "start",
-                "complete",
-                "fail",
-                "extend",
-                "release",
-                "progress",
-                "block",
-                "submit_for_review",
-                "unassign",
-                "reassign",
-                "cancel",
-            ],
-            Self::InProgress => &[
-                "update",
-                "progress",
-                "complete",
-                "fail",
-                "extend",
-                "release",
-                "block",
-                "submit_for_review",
-                "unassign",
-                "reassign",
-                "cancel",
-            ],
-            Self::Blocked => &[
-                "update", "unblock", "complete", "fail", "extend", "release", "unassign",
-                "reassign", "cancel",
-            ],
-            Self::Review => &["update", "approve", "reject", "cancel"],
-            Self::Done | Self::Cancelled => &["archive"],
-            Self::Failed | Self::Dead => &["requeue", "discard", "archive"],
-        }
-    }
-}
 
 /// The right to answer for a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,12 +65,23 @@ impl Task {
             };
             return Ok(vec![E::Submitted(submitted(new, facts))]);
         };
-        let illegal = || Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()));
+        let illegal = || match shown(command) {
+            // An answer by somebody whose lease has ended, whatever became of the task since.
+            Some(token) if (1..=self.tokens).contains(&token) && self.held(token).is_err() => {
+                self.held(token).map(|_| vec![])
+            }
+            Some(_) | None if self.archived => {
+                Err(Refusal::illegal(command.name(), "archived", &[]))
+            }
+            Some(_) | None => {
+                Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()))
+            }
+        };
         if matches!(command, C::Submit(_)) {
             return Err(Refusal::new(Code::AlreadyExists, "a task of this id exists already"));
         }
         if self.archived {
-            return Err(Refusal::illegal(command.name(), "archived", &[]));
+            return illegal();
         }
         let queue = || self.queue.clone();
         match (state, command) {
@@ -203,7 +109,7 @@ impl Task {
             (S::Assigned | S::InProgress, C::Progress(by)) => {
                 let lease = self.held(by.lease_token)?;
                 Ok(self.begun(lease, facts).with(E::Progressed(TaskProgressed {
-                    percent: by.percent,
+                    percent: by.percent.and_then(thousandths),
                     message: by.message.clone(),
                     data: by.data.clone(),
                 })))
@@ -262,7 +168,8 @@ impl Task {
                 }),
             ]),
             (S::Review, C::Reject(why)) => {
-                Ok(vec![E::Rejected(TaskNoted { reason: why.reason.clone() })])
+                let rejected = E::Rejected(TaskNoted { reason: why.reason.clone() });
+                Ok(self.unless_used_up(rejected, "rejected in review"))
             }
 
             (state, C::Cancel(why)) if !state.is_final() => {
@@ -281,17 +188,6 @@ impl Task {
                 Ok(vec![E::Archived(TaskNoted { reason: why.reason.clone() })])
             }
 
-            // An answer by somebody whose lease has ended, whatever became of the task since.
-            (
-                _,
-                C::Start(StartTask { lease_token })
-                | C::Progress(ProgressTask { lease_token, .. })
-                | C::Complete(CompleteTask { lease_token, .. })
-                | C::Fail(FailTask { lease_token, .. })
-                | C::Extend(ExtendTask { lease_token, .. })
-                | C::Release(ReleaseTask { lease_token, .. })
-                | C::ExpireLease(ExpireLease { lease_token }),
-            ) if (1..=self.tokens).contains(lease_token) => self.held(*lease_token).and(illegal()),
             (
                 _,
                 C::Assign(_)
@@ -399,8 +295,8 @@ impl Task {
     fn assigned(&self, to: &AssignTask, facts: &Facts, step: u32) -> TaskEvent {
         TaskEvent::Assigned(TaskAssigned {
             agent_id: to.agent_id,
-            attempt: (self.attempt + step).max(1),
-            lease_token: self.tokens + 1,
+            attempt: self.attempt.saturating_add(step).max(1),
+            lease_token: self.tokens.saturating_add(1),
             lease_expires_at: expiry(to.lease_ms, facts),
             queue: self.queue.clone(),
             reason: to.reason.clone(),
@@ -444,7 +340,7 @@ impl Task {
             attempt: self.attempt,
             error: by.error.clone(),
             class: by.class.clone(),
-            retry_at: again.then(|| facts.now + self.backoff(facts)),
+            retry_at: again.then(|| later(facts.now, self.backoff_ms(facts))),
             queue: self.queue.clone(),
         });
         let (error, queue) = (by.error.clone(), self.queue.clone());
@@ -459,32 +355,36 @@ impl Task {
     }
 
     fn lease_expired(&self, lease: Lease) -> Vec<TaskEvent> {
-        let mut events = vec![TaskEvent::LeaseExpired(TaskLeaseExpired {
+        let expired = TaskEvent::LeaseExpired(TaskLeaseExpired {
             agent_id: lease.agent_id,
             attempt: self.attempt,
             lease_token: lease.token,
             queue: self.queue.clone(),
-        })];
-        if self.attempt >= self.retry.max_attempts {
-            events.push(TaskEvent::DeadLettered(TaskDeadLettered {
+        });
+        self.unless_used_up(expired, "the lease ran out: the agent was silent")
+    }
+
+    /// An attempt that came to nothing; behind the last one stands the end.
+    fn unless_used_up(&self, event: TaskEvent, error: &str) -> Vec<TaskEvent> {
+        let dead = (self.attempt >= self.retry.max_attempts).then(|| {
+            TaskEvent::DeadLettered(TaskDeadLettered {
                 attempts: self.attempt,
-                error: Json::of("the lease ran out: the agent was silent"),
+                error: Json::of(error),
                 queue: self.queue.clone(),
-            }));
-        }
-        events
+            })
+        });
+        [event].into_iter().chain(dead).collect()
     }
 
     /// Exponential backoff with equal jitter: half of the wait is certain, the other
     /// half spread (AWS Architecture Blog, "Exponential Backoff And Jitter"). The
     /// spread comes from the instant of the decision, so a replay waits as long.
-    fn backoff(&self, facts: &Facts) -> chrono::Duration {
+    fn backoff_ms(&self, facts: &Facts) -> u64 {
         let doublings = self.attempt.saturating_sub(1).min(31);
         let full = self.retry.backoff_ms.saturating_mul(1 << doublings);
-        let full = full.min(self.retry.backoff_max_ms);
+        let full = full.min(self.retry.backoff_max_ms).min(MAX_LEASE_MS);
         let spread = u64::from(facts.now.timestamp_subsec_micros()) % 1_000;
-        let wait = full / 2 + (full - full / 2) * spread / 999;
-        chrono::Duration::milliseconds(wait.try_into().unwrap_or(i64::MAX / 2))
+        full / 2 + (full - full / 2) * spread / 999
     }
 
     fn end_lease(&mut self, state: TaskState) {
@@ -503,7 +403,47 @@ impl Begun {
 
 fn expiry(lease_ms: Option<u64>, facts: &Facts) -> Timestamp {
     let ms = lease_ms.unwrap_or(DEFAULT_LEASE_MS).min(MAX_LEASE_MS);
-    facts.now + chrono::Duration::milliseconds(ms as i64)
+    later(facts.now, ms)
+}
+
+/// At most a day later; at the end of all time, that end.
+fn later(now: Timestamp, ms: u64) -> Timestamp {
+    let wait = chrono::TimeDelta::milliseconds(ms.min(MAX_LEASE_MS) as i64);
+    now.checked_add_signed(wait).unwrap_or(Timestamp::MAX_UTC)
+}
+
+/// Three decimals: so few digits come back from the log as the same bits, also
+/// without serde_json's slower exact reading of floats.
+fn thousandths(percent: f64) -> Option<f64> {
+    percent.is_finite().then(|| (percent * 1_000.0).round() / 1_000.0)
+}
+
+/// The lease token that a command shows.
+fn shown(command: &TaskCommand) -> Option<u64> {
+    use TaskCommand as C;
+    match command {
+        C::Start(StartTask { lease_token })
+        | C::Progress(ProgressTask { lease_token, .. })
+        | C::Complete(CompleteTask { lease_token, .. })
+        | C::Fail(FailTask { lease_token, .. })
+        | C::Extend(ExtendTask { lease_token, .. })
+        | C::Release(ReleaseTask { lease_token, .. })
+        | C::ExpireLease(ExpireLease { lease_token }) => Some(*lease_token),
+        C::Block(BlockTask { lease_token, .. })
+        | C::SubmitForReview(SubmitForReview { lease_token, .. }) => *lease_token,
+        C::Submit(_)
+        | C::Update(_)
+        | C::Assign(_)
+        | C::Unblock(_)
+        | C::Approve(_)
+        | C::Reject(_)
+        | C::Cancel(_)
+        | C::Requeue(_)
+        | C::Reassign(_)
+        | C::Unassign(_)
+        | C::Discard(_)
+        | C::Archive(_) => None,
+    }
 }
 
 fn millis(from: Timestamp, to: Timestamp) -> u64 {

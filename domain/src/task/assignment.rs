@@ -39,9 +39,12 @@ pub struct ClaimTasks {
 
 impl Body for ClaimTasks {
     fn check(&self) -> Result<(), Vec<FieldError>> {
-        let mut check = Check::default()
-            .range("max", self.max.into(), 1, MAX_CLAIM.into())
-            .range("wait_ms", self.wait_ms, 0, MAX_CLAIM_WAIT_MS);
+        let mut check = Check::default().range("max", self.max.into(), 1, MAX_CLAIM.into()).range(
+            "wait_ms",
+            self.wait_ms,
+            0,
+            MAX_CLAIM_WAIT_MS,
+        );
         if let Some(ms) = self.lease_ms {
             check = check.range("lease_ms", ms, MIN_LEASE_MS, MAX_LEASE_MS);
         }

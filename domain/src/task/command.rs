@@ -38,7 +38,7 @@ commands! {
         SubmitForReview(SubmitForReview) = "submit_for_review",
         /// The verdict is yes.
         Approve(Reason) = "approve",
-        /// The verdict is no: back to the queue.
+        /// The verdict is no: back to the queue, or dead where no attempt is left.
         Reject(Reason) = "reject",
         /// The agent is done.
         Complete(CompleteTask) = "complete",
@@ -73,8 +73,11 @@ fn yes() -> bool {
     true
 }
 
-/// Tells `null` (clear it) from absence (leave it).
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+/// Tells `null` (clear it, or a fault where there is nothing to clear) from absence
+/// (leave it).
+pub(crate) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(d).map(Some)
 }
 
@@ -189,6 +192,8 @@ impl Body for SubmitTask {
             .labels("labels", &self.labels)
             .words("assignees", &self.assignees, 64)
             .rule(self.depends_on.len() <= 256, "depends_on", "too_many", "at most 256 entries")
+            .time("due_at", self.due_at)
+            .time("run_at", self.run_at)
             .maybe("concurrency_key", self.concurrency_key.as_ref(), 128)
             .range("retry/max_attempts", self.retry.max_attempts.into(), 1, 100)
             .range("retry/backoff_ms", self.retry.backoff_ms, 0, MAX_LEASE_MS)
@@ -198,12 +203,12 @@ impl Body for SubmitTask {
     }
 }
 
-/// Changes to a task; what is absent stays, `null` clears.
+/// Changes to a task; what is absent stays, `null` clears what may be absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateTask {
     /// See [`SubmitTask::title`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// See [`SubmitTask::description`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -212,16 +217,16 @@ pub struct UpdateTask {
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub payload: Option<Json>,
     /// See [`SubmitTask::priority`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
     /// See [`SubmitTask::capabilities`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
     /// See [`SubmitTask::labels`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
     /// See [`SubmitTask::assignees`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub assignees: Option<Vec<String>>,
     /// See [`SubmitTask::due_at`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -237,6 +242,8 @@ impl Body for UpdateTask {
             .maybe("description", self.description.as_ref().and_then(Option::as_ref), 65_536)
             .words("capabilities", self.capabilities.as_deref().unwrap_or_default(), 64)
             .words("assignees", self.assignees.as_deref().unwrap_or_default(), 64)
+            .time("due_at", self.due_at.flatten())
+            .time("run_at", self.run_at.flatten())
             .rule(*self != Self::default(), "", "empty", "at least one field must be given");
         if let Some(title) = &self.title {
             check = check.text("title", title, 1, 500);
@@ -296,7 +303,7 @@ impl Body for StartTask {}
 pub struct ProgressTask {
     /// The token of the assignment's lease.
     pub lease_token: u64,
-    /// 0 to 100.
+    /// 0 to 100; three decimals are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
     /// For people.

@@ -12,9 +12,11 @@ mod aggregate;
 mod assignment;
 mod command;
 mod event;
+mod state;
 mod upcast;
 
-pub use aggregate::{Lease, Task, TaskState};
+pub use aggregate::{Lease, Task};
 pub use assignment::*;
 pub use command::*;
 pub use event::*;
+pub use state::TaskState;

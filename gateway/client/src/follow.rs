@@ -183,7 +183,9 @@ mod tests {
     }
 
     fn stream(body: &str) -> String {
-        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}")
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{body}"
+        )
     }
 
     #[tokio::test]
@@ -203,10 +205,8 @@ mod tests {
         while let Some(item) = follow.next().await.unwrap() {
             got.push(item);
         }
-        let event = |n: u64| Followed::Event {
-            kind: "a".into(),
-            event: serde_json::json!({ "n": n }),
-        };
+        let event =
+            |n: u64| Followed::Event { kind: "a".into(), event: serde_json::json!({ "n": n }) };
         assert_eq!(got, [event(5), event(6), Followed::Reset { position: Some(2) }]);
         let seen = seen.await.unwrap();
         assert!(seen[0].starts_with("get /v1/events/stream?after=4&type=a "), "{}", seen[0]);
@@ -220,7 +220,8 @@ mod tests {
     #[tokio::test]
     async fn a_refused_first_connection_is_the_callers_to_know() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let body = r#"{"type":"https://taffrail.dev/errors/unauthorized","title":"t","status":401}"#;
+        let body =
+            r#"{"type":"https://taffrail.dev/errors/unauthorized","title":"t","status":401}"#;
         let answer = format!("HTTP/1.1 401 No\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let (base, _seen) = serve(vec![answer]).await;
         let client = Client::new(&base, None).unwrap();

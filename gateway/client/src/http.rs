@@ -146,10 +146,8 @@ impl Client {
 /// The body of a success, or the problem.
 pub(crate) async fn answer(url: String, response: Response) -> Result<Value, Error> {
     let status = response.status();
-    let text = response
-        .text()
-        .await
-        .map_err(|source| Error::Unreachable { url: url.clone(), source })?;
+    let text =
+        response.text().await.map_err(|source| Error::Unreachable { url: url.clone(), source })?;
     if status.is_success() {
         if text.trim().is_empty() {
             return Ok(Value::Null);

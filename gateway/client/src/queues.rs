@@ -37,12 +37,4 @@ impl Client {
     pub async fn requeue_dead(&self, id: Uuid, body: &Value) -> Result<Value, Error> {
         self.post(&format!("v1/dead-letters/{id}/requeue"), body).await
     }
-
-    /// Drops a dead task.
-    ///
-    /// # Errors
-    /// When it is refused or no answer comes.
-    pub async fn discard_dead(&self, id: Uuid) -> Result<Value, Error> {
-        self.delete(&format!("v1/dead-letters/{id}"), &[]).await
-    }
 }

@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_frame_has_id_name_and_data() {
-        let got = frames("retry: 500\n\nid: 7\nevent: dev.taffrail.task.submitted.v1\ndata: {}\n\n");
+        let got =
+            frames("retry: 500\n\nid: 7\nevent: dev.taffrail.task.submitted.v1\ndata: {}\n\n");
         let event = "dev.taffrail.task.submitted.v1".into();
         assert_eq!(got, [Frame { id: Some("7".into()), event, data: "{}".into() }]);
     }

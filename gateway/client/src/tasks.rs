@@ -41,7 +41,7 @@ impl Client {
     /// # Errors
     /// When the request as a whole is refused or no answer comes.
     pub async fn submit_tasks(&self, tasks: &[Value]) -> Result<Value, Error> {
-        self.post("v1/tasks/batch", &serde_json::json!({ "tasks": tasks })).await
+        self.post("v1/tasks/batch", &serde_json::json!({ "items": tasks })).await
     }
 
     /// One task.

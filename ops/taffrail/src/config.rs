@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -57,7 +56,6 @@ const SETTINGS: &[Setting] = &[
     setting("postgres_bin_dir", "TAFFRAIL_POSTGRES_BIN_DIR", ""),
     setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
     setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
-    setting("agent_ttl_ms", "TAFFRAIL_AGENT_TTL_MS", "30000"),
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
 ];
 
@@ -172,14 +170,8 @@ impl Config {
     }
 
     /// Where embedded servers keep their data.
-    ///
-    /// # Errors
-    /// When nothing is set and there is no home directory.
-    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
-        if let Some(dir) = self.text("data_dir") {
-            return Ok(dir.into());
-        }
-        default_data_dir().context("no home directory: set --data-dir or TAFFRAIL_DATA_DIR")
+    pub fn data_dir(&self) -> PathBuf {
+        self.text("data_dir").map_or_else(crate::cli::default_data_dir, Into::into)
     }
 
     /// Where the gateway listens; port 0 picks a free one.
@@ -209,14 +201,6 @@ impl Config {
         Ok(self.number("queue_capacity", 1, 1_000_000)? as usize)
     }
 
-    /// Silence after which an agent is offline, where it did not say itself.
-    ///
-    /// # Errors
-    /// When it is no number of at least a second.
-    pub fn agent_ttl(&self) -> anyhow::Result<Duration> {
-        Ok(Duration::from_millis(self.number("agent_ttl_ms", 1_000, 86_400_000)?))
-    }
-
     /// The embedded servers' options.
     pub fn servers(&self, offline: bool) -> anyhow::Result<servers::Options> {
         let shim = std::env::current_exe().context("the program's own file cannot be found")?;
@@ -226,14 +210,6 @@ impl Config {
         options.nats_server_bin = self.text("nats_server_bin").map(Into::into);
         Ok(options)
     }
-}
-
-/// `$XDG_DATA_HOME/taffrail`, else `~/.local/share/taffrail`.
-pub fn default_data_dir() -> Option<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    from("XDG_DATA_HOME")
-        .or_else(|| Some(from("HOME")?.join(".local/share")))
-        .map(|dir| dir.join("taffrail"))
 }
 
 fn read_file(path: Option<&Path>) -> anyhow::Result<File> {

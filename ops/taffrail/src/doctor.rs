@@ -35,8 +35,9 @@ pub fn as_json(attempts: &[servers::Attempt]) -> Value {
 }
 
 /// Fills the cache, for images that will be offline.
-pub async fn fetch(config: &Config) -> anyhow::Result<servers::Programs> {
-    let options = config.servers(false)?;
-    let fetched = tokio::task::spawn_blocking(move || servers::fetch(&options)).await;
+pub async fn fetch(config: &Config, offline: bool) -> anyhow::Result<servers::Programs> {
+    let options = config.servers(offline)?;
+    let find = if offline { servers::locate } else { servers::fetch };
+    let fetched = tokio::task::spawn_blocking(move || find(&options)).await;
     Ok(fetched.context("the fetch broke off")??)
 }

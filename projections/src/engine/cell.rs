@@ -75,6 +75,17 @@ pub trait Key: KeyBounds {
 
     /// As a value of that column.
     fn cell(&self) -> Cell;
+
+    /// As the database writes that value as text.
+    fn text(&self) -> String {
+        match self.cell() {
+            Cell::Text(text) => text.unwrap_or_default(),
+            Cell::Uuid(id) => id.unwrap_or_default().to_string(),
+            Cell::Int(number) => number.unwrap_or_default().to_string(),
+            Cell::Bool(yes) => yes.to_string(),
+            Cell::Words(words) => array_literal(&words),
+        }
+    }
 }
 
 impl Key for Uuid {

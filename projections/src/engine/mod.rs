@@ -3,7 +3,9 @@
 
 mod cell;
 mod fold;
+mod folder;
 pub mod memory;
+mod pace;
 mod run;
 mod storage;
 
@@ -15,9 +17,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use cell::{Cell, Column, ColumnKind, Key};
-pub use fold::{Batch, Parked, Rows, StreamKey};
-pub use run::{Engine, MAX_BATCH, run_all};
-pub use storage::{Checkpoint, Schema, Storage};
+pub use fold::{Parked, Rows, StreamKey};
+pub use folder::{Folded, Folder};
+pub use pace::{MAX_BATCH, Pace};
+pub use run::{Engine, run_all};
+pub use storage::{Checkpoint, Schema, Storage, document};
 
 /// A pure fold of the log over keyed rows.
 ///
@@ -55,3 +59,6 @@ pub trait Projection: Send + Sync + 'static {
 /// Anything that can name a row.
 pub trait KeyBounds: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static {}
 impl<T: Clone + Eq + Ord + Hash + Debug + Send + Sync + 'static> KeyBounds for T {}
+
+#[cfg(test)]
+mod tests;

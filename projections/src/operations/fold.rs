@@ -101,11 +101,7 @@ impl Projection for Operations {
     }
 
     fn index(_: &Uuid, row: &OperationRow) -> Vec<Cell> {
-        vec![
-            Cell::position(row.created),
-            Cell::text(&row.kind),
-            Cell::text(row.state.as_str()),
-        ]
+        vec![Cell::position(row.created), Cell::text(&row.kind), Cell::text(row.state.as_str())]
     }
 }
 

@@ -79,7 +79,8 @@ impl Exit {
 
     /// The table, for people.
     pub fn table() -> String {
-        let rows = Self::ALL.iter().map(|exit| format!("  {:>3}  {}\n", exit.code(), exit.meaning()));
+        let rows =
+            Self::ALL.iter().map(|exit| format!("  {:>3}  {}\n", exit.code(), exit.meaning()));
         format!("Exit codes:\n{}", rows.collect::<String>())
     }
 }
@@ -98,7 +99,8 @@ mod tests {
 
     #[test]
     fn every_problem_of_the_server_has_its_exit_code() {
-        let exits = Code::ALL.iter().map(|code| (code.slug(), Exit::of_status(code.status()).code()));
+        let exits =
+            Code::ALL.iter().map(|code| (code.slug(), Exit::of_status(code.status()).code()));
         let table: String = exits.map(|(slug, exit)| format!("{exit} {slug}\n")).collect();
         let expected = "2 invalid-body\n2 invalid-parameter\n2 invalid-subject\n2 unknown-command\n\
             5 unauthorized\n5 forbidden\n3 not-found\n2 method-not-allowed\n1 already-exists\n\

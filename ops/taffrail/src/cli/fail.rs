@@ -47,20 +47,21 @@ pub enum Failure {
 impl Failure {
     /// Writing to stdout; a closed pipe is no fault.
     pub fn writing(source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::BrokenPipe => Self::Pipe,
-            _ => Self::Io { what: "cannot write the output".into(), source },
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            return Self::Pipe;
         }
+        Self::Io { what: "cannot write the output".into(), source }
     }
 
     /// The exit code that goes with it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(client::Error::Refused(problem)) => Exit::of_status(problem.status),
-            Self::Client(client::Error::Unexpected { status, .. }) => match Exit::of_status(*status) {
-                exit @ (Exit::Unauthorized | Exit::Unreachable) => exit,
-                _ => Exit::Broken,
-            },
+            Self::Client(client::Error::Unexpected { status, .. }) => {
+                let exit = Exit::of_status(*status);
+                let known = matches!(exit, Exit::Unauthorized | Exit::Unreachable);
+                if known { exit } else { Exit::Broken }
+            }
             Self::Client(client::Error::Unreachable { .. } | client::Error::TimedOut { .. }) => {
                 Exit::Unreachable
             }
@@ -69,11 +70,11 @@ impl Failure {
             }
             Self::Client(client::Error::FrameTooLong(_)) | Self::Io { .. } => Exit::Broken,
             Self::Agent(agent::Error::Refused { problem, .. }) => Exit::of_status(problem.status),
-            Self::Agent(agent::Error::Connect { source, .. }) => match source.kind() {
-                async_nats::ConnectErrorKind::AuthorizationViolation
-                | async_nats::ConnectErrorKind::Authentication => Exit::Unauthorized,
-                _ => Exit::Unreachable,
-            },
+            Self::Agent(agent::Error::Connect { source, .. }) => {
+                use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
+                let refused = matches!(source.kind(), AuthorizationViolation | Authentication);
+                if refused { Exit::Unauthorized } else { Exit::Unreachable }
+            }
             Self::Agent(agent::Error::Unanswered { .. }) | Self::NoServer(_) => Exit::Unreachable,
             Self::Agent(
                 agent::Error::Subscribe { .. }
@@ -97,11 +98,12 @@ impl Failure {
     }
 
     fn problem(&self) -> Option<&Problem> {
-        match self {
-            Self::Client(client::Error::Refused(problem))
-            | Self::Agent(agent::Error::Refused { problem, .. }) => Some(problem),
-            _ => None,
+        if let Self::Client(client::Error::Refused(problem))
+        | Self::Agent(agent::Error::Refused { problem, .. }) = self
+        {
+            return Some(problem);
         }
+        None
     }
 
     fn document(&self) -> serde_json::Value {
@@ -141,25 +143,28 @@ impl Failure {
     }
 
     fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Client(client::Error::Unreachable { .. }) => {
-                Some("is `taffrail up` running? --url or TAFFRAIL_URL names another server")
-            }
-            Self::Agent(agent::Error::Connect { .. }) => Some(
-                "is `taffrail up` running? --nats-url or TAFFRAIL_NATS_URL names another server",
-            ),
-            _ => match self.problem()?.code()? {
-                Code::Unauthorized => Some(
-                    "give a token with --token or TAFFRAIL_TOKEN; `taffrail up` prints the first one",
-                ),
-                Code::Busy | Code::RateLimited | Code::Unavailable | Code::NotYetVisible => {
-                    Some("try again in a moment")
-                }
-                Code::IdempotencyMismatch => Some("use a new key for a new request"),
-                Code::Internal => Some("the server's log has more; trace_id finds the line"),
-                _ => None,
-            },
+        if matches!(self, Self::Client(client::Error::Unreachable { .. })) {
+            return Some("is `taffrail up` running? --url or TAFFRAIL_URL names another server");
         }
+        if matches!(self, Self::Agent(agent::Error::Connect { .. })) {
+            return Some(
+                "is `taffrail up` running? --nats-url or TAFFRAIL_NATS_URL names another server",
+            );
+        }
+        let hints: [(&[Code], &str); 4] = [
+            (
+                &[Code::Unauthorized],
+                "give a token with --token or TAFFRAIL_TOKEN; `taffrail up` prints the first one",
+            ),
+            (
+                &[Code::Busy, Code::RateLimited, Code::Unavailable, Code::NotYetVisible],
+                "try again in a moment",
+            ),
+            (&[Code::IdempotencyMismatch], "use a new key for a new request"),
+            (&[Code::Internal], "the server's log has more; trace_id finds the line"),
+        ];
+        let code = self.problem()?.code()?;
+        hints.iter().find(|(codes, _)| codes.contains(&code)).map(|(_, hint)| *hint)
     }
 }
 

@@ -11,9 +11,11 @@ pub fn text(value: &Value, path: &str) -> String {
     match found {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => {
-            items.iter().map(|item| item.as_str().map_or(item.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
-        }
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().map_or(item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(", "),
         Some(other) => other.to_string(),
     }
 }
@@ -73,7 +75,7 @@ pub fn gist(value: &Value, longest: usize) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Object(fields) if fields.contains_key("message") => text(value, "message"),
-        other => other.to_string(),
+        Value::Object(_) | Value::Array(_) | Value::Number(_) | Value::Bool(_) => value.to_string(),
     };
     match text.char_indices().nth(longest) {
         Some((at, _)) => format!("{}…", &text[..at]),

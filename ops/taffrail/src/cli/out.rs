@@ -79,7 +79,12 @@ impl Printer {
         match self.output {
             Output::Table if items.is_empty() => self.hint("nothing found"),
             Output::Table => {
-                self.text(&table::render(headers, items.iter().map(row).collect(), self.width, self.colour))?;
+                self.text(&table::render(
+                    headers,
+                    items.iter().map(row).collect(),
+                    self.width,
+                    self.colour,
+                ))?;
                 if let Some(next) = page["next"].as_str() {
                     self.hint(&format!("there is more: --cursor {next}"));
                 }

@@ -74,7 +74,7 @@ const BASE: u32 = 0xE000;
 /// Lays out rows under headers. The last column takes what room is left and is cut there.
 pub fn render(headers: &[&str], rows: Vec<Vec<Cell>>, width: Option<u16>, colour: bool) -> String {
     let mut table = Table::new();
-    table.load_style(comfy_table::TableStyle::empty());
+    table.load_style(comfy_table::presets::NOTHING);
     let dim = |title: &&str| mark(&printable(title, false), Paint::Dim);
     table.set_header(headers.iter().map(dim).collect::<Vec<_>>());
     let longest = width.map_or(200, usize::from).max(20);
@@ -180,7 +180,10 @@ fn paint(line: &str, colour: bool) -> String {
             None => (Paint::Plain, c),
         };
         if colour && paint != now {
-            text.push_str(&format!("\u{1b}[{}m", if paint == Paint::Plain { "0" } else { paint.code() }));
+            text.push_str(&format!(
+                "\u{1b}[{}m",
+                if paint == Paint::Plain { "0" } else { paint.code() }
+            ));
         }
         now = paint;
         text.push(c);
@@ -208,7 +211,7 @@ mod tests {
         insta::assert_snapshot!(text, @r"
         ID  STATE        TITLE
         1   done         short
-        22  in_progress  a title that is ...
+        22  in_progress  a title that i…
         ");
     }
 
@@ -230,7 +233,8 @@ mod tests {
 
     #[test]
     fn fields_are_aligned_and_keep_their_lines() {
-        let text = fields(&[("id", "1".into()), ("state", Cell("a\nb".into(), Paint::Plain))], false);
+        let text =
+            fields(&[("id", "1".into()), ("state", Cell("a\nb".into(), Paint::Plain))], false);
         assert_eq!(text, "id     1\nstate  a\n       b\n");
     }
 }

@@ -1,0 +1,246 @@
+//! One task from its assignment to our answer.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use domain::task::{Assignment, CompleteTask, ExtendTask, FailTask, ReleaseTask, StartTask};
+use domain::{Json, Outcome, Problem, Status, StreamType};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{Control, Phase};
+use crate::identity::command_id;
+use crate::logs::Logs;
+use crate::notice::{Notice, Notices};
+use crate::wire::{Ask, Wire};
+use crate::work::Work;
+use crate::{Error, Handler, Verdict};
+
+/// How long the beginning is announced for; without an answer somebody else may begin.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the answer is offered for: outlasts a restart and a database's recovery.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
+/// The same when the agent is on its way out.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every job of an agent shares.
+pub(crate) struct Shop<H> {
+    pub wire: Wire,
+    pub handler: Arc<H>,
+    pub name: Arc<str>,
+    pub lease_ms: u64,
+    pub control: Control,
+    pub logs: Logs,
+    pub notices: Notices,
+    pub progress_seq: Arc<AtomicU64>,
+}
+
+/// What the server's answer means for the work.
+#[derive(Debug, Clone, PartialEq)]
+enum Word {
+    Yes,
+    /// The task is not ours any more.
+    Lost,
+    /// The message itself is at fault.
+    Invalid(String),
+}
+
+fn word(outcome: &Outcome) -> Word {
+    let decision = outcome.decision();
+    match decision.status {
+        Status::Accepted | Status::Duplicate => Word::Yes,
+        Status::Refused | Status::Busy => Word::Lost,
+        Status::Invalid => Word::Invalid(detail(decision.problem.as_ref())),
+    }
+}
+
+fn detail(problem: Option<&Problem>) -> String {
+    let Some(problem) = problem else { return "no reason was given".into() };
+    let mut text = problem.detail.clone();
+    for error in &problem.errors {
+        text = format!("{text} ({}: {})", error.pointer, error.message);
+    }
+    text
+}
+
+impl<H: Handler> Shop<H> {
+    /// Works on a task and answers for it. Returns when the server has the answer, the
+    /// lease is lost, or nobody has answered for long.
+    pub(crate) async fn run(self: Arc<Self>, assignment: Assignment, lease_known: bool) {
+        let task = Arc::new(assignment);
+        let begin = Instant::now();
+        match self
+            .tell(&task, "start", 0, &StartTask { lease_token: task.lease.token }, START_PATIENCE)
+            .await
+        {
+            Ok(Word::Yes) => {}
+            Ok(Word::Lost | Word::Invalid(_)) => return (self.notices)(Notice::Lost(&task)),
+            Err(error) => {
+                let detail = error.to_string();
+                return self.noted(&task, "unanswered", begin, Some(&detail));
+            }
+        }
+        (self.notices)(Notice::Started(&task));
+
+        let lost = CancellationToken::new();
+        let stop = lost.child_token();
+        let keeper =
+            tokio::spawn(Arc::clone(&self).keep(Arc::clone(&task), lost.clone(), lease_known));
+        let verdict = self.work(&task, &stop).await;
+        if lost.is_cancelled() {
+            (self.notices)(Notice::Lost(&task));
+        } else {
+            self.answer(&task, verdict, begin).await;
+        }
+        keeper.abort();
+    }
+
+    /// Lets the handler work until it is done, the lease is lost or the agent stops.
+    async fn work(&self, task: &Arc<Assignment>, stop: &CancellationToken) -> Verdict {
+        let work = Work::new(
+            Arc::clone(task),
+            Arc::clone(&self.name),
+            stop.clone(),
+            self.wire.clone(),
+            (self.logs.clone(), Arc::clone(&self.notices)),
+            Arc::clone(&self.progress_seq),
+        );
+        let handler = Arc::clone(&self.handler);
+        let mut working = tokio::spawn(async move { handler.handle(work).await });
+        let ended = tokio::select! {
+            ended = &mut working => ended,
+            () = self.control.reached(Phase::Stopping) => {
+                stop.cancel();
+                // What it says now may be half a result.
+                let _ = working.await;
+                return Verdict::HandBack("the agent was stopped".into());
+            }
+        };
+        ended.unwrap_or_else(|error| Verdict::failed(format!("the handler broke: {error}"), true))
+    }
+
+    /// Extends the lease at a third of its length, until the server says that it is lost.
+    async fn keep(self: Arc<Self>, task: Arc<Assignment>, lost: CancellationToken, known: bool) {
+        let third = Duration::from_millis(self.lease_ms / 3);
+        // How long a pushed task's lease runs, only the database's clock could tell.
+        let mut pause = if known { third } else { Duration::ZERO };
+        for nth in 0.. {
+            sleep(pause).await;
+            pause = third;
+            let lease_token = task.lease.token;
+            let body = ExtendTask { lease_token, lease_ms: Some(self.lease_ms) };
+            match self.tell(&task, "extend", nth, &body, third).await {
+                Ok(Word::Yes) => {}
+                Ok(Word::Lost) => return lost.cancel(),
+                Ok(Word::Invalid(reason)) => tracing::warn!(%reason, "the lease is not extended"),
+                Err(error) => tracing::debug!(%error, "the lease is not extended"),
+            }
+        }
+    }
+
+    async fn answer(&self, task: &Assignment, verdict: Verdict, begin: Instant) {
+        let lease_token = task.lease.token;
+        let told = match &verdict {
+            Verdict::Done(result) => {
+                let body = CompleteTask { lease_token, result: result.clone() };
+                self.tell_at_last(task, "complete", &body).await
+            }
+            Verdict::Failed { error, retryable } => {
+                self.tell_at_last(task, "fail", &failure(task, error.clone(), *retryable)).await
+            }
+            Verdict::HandBack(reason) => {
+                let body = ReleaseTask { lease_token, reason: Some(reason.clone()) };
+                self.tell_at_last(task, "release", &body).await
+            }
+        };
+        let how = match verdict {
+            Verdict::Done(_) => "completed",
+            Verdict::Failed { .. } => "failed",
+            Verdict::HandBack(_) => "released",
+        };
+        match told {
+            Ok(Word::Yes) => self.noted(task, how, begin, said(&verdict).as_deref()),
+            Ok(Word::Lost) => (self.notices)(Notice::Lost(task)),
+            Ok(Word::Invalid(reason)) => self.unfit(task, &reason, begin).await,
+            Err(Error::TooLarge { what, bytes, limit }) => {
+                let reason = format!("{what} has {bytes} bytes, at most {limit} are taken");
+                self.unfit(task, &reason, begin).await;
+            }
+            Err(error) => self.noted(task, "unanswered", begin, Some(&error.to_string())),
+        }
+    }
+
+    /// An answer that the server cannot take would be the same on every attempt.
+    async fn unfit(&self, task: &Assignment, reason: &str, begin: Instant) {
+        let message = format!("the agent's answer was not accepted: {reason}");
+        let error = Json::of(&serde_json::json!({ "message": message }));
+        match self.tell_at_last(task, "fail", &failure(task, error, false)).await {
+            Ok(Word::Yes) => self.noted(task, "failed", begin, Some(&message)),
+            Ok(Word::Lost) => (self.notices)(Notice::Lost(task)),
+            Ok(Word::Invalid(reason)) => self.noted(task, "unanswered", begin, Some(&reason)),
+            Err(error) => self.noted(task, "unanswered", begin, Some(&error.to_string())),
+        }
+    }
+
+    /// Gives a task back that there is no room for.
+    pub(crate) async fn hand_back(&self, task: &Assignment, reason: &str) {
+        let body = ReleaseTask { lease_token: task.lease.token, reason: Some(reason.into()) };
+        if let Err(error) = self.tell(task, "release", 0, &body, LAST_WORD_PATIENCE).await {
+            tracing::warn!(task = %task.task_id, %error, "not handed back; its lease will run out");
+        }
+    }
+
+    async fn tell_at_last<B: Serialize>(
+        &self,
+        task: &Assignment,
+        command: &'static str,
+        body: &B,
+    ) -> Result<Word, Error> {
+        let patience = match self.control.phase() {
+            Phase::Running | Phase::Draining => ANSWER_PATIENCE,
+            Phase::Stopping => LAST_WORD_PATIENCE,
+        };
+        self.tell(task, command, 0, body, patience).await
+    }
+
+    async fn tell<B: Serialize>(
+        &self,
+        task: &Assignment,
+        command: &'static str,
+        nth: u64,
+        body: &B,
+        patience: Duration,
+    ) -> Result<Word, Error> {
+        let ask = Ask {
+            kind: StreamType::Task,
+            id: task.task_id.0,
+            command,
+            command_id: command_id(task.task_id, task.lease.token, command, nth),
+            body,
+            traceparent: task.traceparent.as_deref(),
+            patience,
+        };
+        self.wire.ask(&ask).await.map(|outcome| word(&outcome))
+    }
+
+    fn noted(&self, task: &Assignment, how: &'static str, begin: Instant, detail: Option<&str>) {
+        (self.notices)(Notice::Answered { task, how, took: begin.elapsed(), detail });
+    }
+}
+
+fn failure(task: &Assignment, error: Json, retryable: bool) -> FailTask {
+    FailTask { lease_token: task.lease.token, error, retryable, class: None }
+}
+
+fn said(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Done(_) => None,
+        Verdict::HandBack(reason) => Some(reason.clone()),
+        Verdict::Failed { error, .. } => {
+            let error: serde_json::Value = error.read().ok()?;
+            error.get("message")?.as_str().map(str::to_owned)
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The agents' wire: heartbeats in, assignments and control words out, over core NATS.
+//!
+//! Invariant 12: nothing here is an event. What a heartbeat changes, others decide.
+
+mod heartbeat;
+mod interest;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap, Message};
+use bytes::Bytes;
+use commands::{AgentWire, Boxed, Clock, Observation};
+use domain::task::Assignment;
+use domain::{AgentId, TenantId};
+use futures::StreamExt;
+use lru::LruCache;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use heartbeat::{Heartbeat, HeartbeatReply};
+
+use crate::consume::TenantCheck;
+use crate::envelope::{JSON, header};
+use crate::error::During;
+use crate::subject::{self, AgentWord, Subject};
+use crate::{BrokerError, consume};
+use interest::Interest;
+
+/// Agents whose last heartbeat is kept; beyond it the ones silent the longest are forgotten.
+const MAX_AGENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+/// Pause after a failure of NATS.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Tells what an agent should be, for the answer to its heartbeat.
+pub type DesiredState = Arc<dyn Fn(&TenantId, AgentId) -> Option<String> + Send + Sync>;
+
+/// What is known of the agents from their own wire, and the way to them.
+#[derive(Clone)]
+pub struct Presence(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    clock: Clock,
+    tenants: TenantCheck,
+    desired: Option<DesiredState>,
+    observed: Mutex<LruCache<(TenantId, AgentId), Observation>>,
+    interest: Interest,
+    heartbeats: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Presence {
+    /// A presence that listens only; nobody is told a desired state.
+    pub fn new(client: Client, clock: Clock, tenants: TenantCheck) -> Self {
+        Self::with(client, clock, tenants, None)
+    }
+
+    /// A presence that also answers heartbeats; one process does, the managers'.
+    pub fn answering(
+        client: Client,
+        clock: Clock,
+        tenants: TenantCheck,
+        desired: DesiredState,
+    ) -> Self {
+        Self::with(client, clock, tenants, Some(desired))
+    }
+
+    fn with(
+        client: Client,
+        clock: Clock,
+        tenants: TenantCheck,
+        desired: Option<DesiredState>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            interest: Interest::new(client.clone()),
+            client,
+            clock,
+            tenants,
+            desired,
+            observed: Mutex::new(LruCache::new(MAX_AGENTS)),
+            heartbeats: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }))
+    }
+
+    /// Takes heartbeats in until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let interest = self.0.interest.run(cancel.clone());
+        let heartbeats = async {
+            while !cancel.is_cancelled() {
+                if let Err(error) = self.listen(&cancel).await {
+                    tracing::warn!(%error, "heartbeats cannot be heard; trying again");
+                    let _ = timeout(PAUSE, cancel.cancelled()).await;
+                }
+            }
+        };
+        tokio::join!(interest, heartbeats);
+    }
+
+    async fn listen(&self, cancel: &CancellationToken) -> Result<(), BrokerError> {
+        let subscribed = self.0.client.subscribe(subject::ALL_HEARTBEATS).await;
+        let mut heartbeats = subscribed.during("subscribing to heartbeats")?;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                message = heartbeats.next() => match message {
+                    Some(message) => self.take(&message).await,
+                    None => return Err(BrokerError::nats("hearing heartbeats", "it ended")),
+                },
+            }
+        }
+    }
+
+    /// A heartbeat that is malformed is dropped and counted: the agent's silence tells.
+    async fn take(&self, message: &Message) {
+        let inner = &self.0;
+        let Ok(Subject::Agent { tenant, agent, word: AgentWord::Heartbeat }) =
+            subject::parse(&message.subject)
+        else {
+            return self.drop_one("subject");
+        };
+        if !(inner.tenants)(&tenant) {
+            return self.drop_one("tenant");
+        }
+        let reply = message.reply.as_deref().filter(|reply| consume::is_reply(reply));
+        let heartbeat = Heartbeat::read(&message.payload);
+        if let (Some(reply), Some(desired)) = (reply, &inner.desired) {
+            let answer = HeartbeatReply {
+                ok: heartbeat.is_ok(),
+                desired_state: desired(&tenant, agent),
+                problem: heartbeat.as_ref().err().cloned(),
+            };
+            self.send(reply.to_owned(), &answer).await;
+        }
+        match heartbeat {
+            Ok(heartbeat) => self.observe(tenant, agent, heartbeat),
+            Err(problem) => self.drop_one(&problem.detail),
+        }
+    }
+
+    fn drop_one(&self, why: &str) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(why, "a heartbeat was dropped");
+    }
+
+    /// Takes a heartbeat in that came another way into this process.
+    pub fn observe(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
+        let observation = Observation {
+            received: Instant::now(),
+            at: self.0.clock.now(),
+            observed_state: heartbeat.observed_state,
+            slots_free: heartbeat.slots_free,
+            load: heartbeat.load,
+        };
+        self.0.heartbeats.fetch_add(1, Ordering::Relaxed);
+        self.0.observed.lock().put((tenant, agent), observation);
+    }
+
+    /// Sends a heartbeat on behalf of an agent that spoke HTTP or WebSocket, so that every
+    /// process hears it; this one at once.
+    pub async fn forward(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
+        let subject = subject::agent(&tenant, agent, AgentWord::Heartbeat);
+        self.observe(tenant, agent, heartbeat.clone());
+        self.send(subject, &heartbeat).await;
+    }
+
+    /// Heartbeats taken in and dropped since the start.
+    pub fn counted(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.0.heartbeats), count(&self.0.dropped))
+    }
+
+    /// Every agent that was heard, for gauges.
+    pub fn agents(&self) -> usize {
+        self.0.observed.lock().len()
+    }
+
+    async fn send<T: Serialize>(&self, subject: String, body: &T) {
+        let body = serde_json::to_vec(body).unwrap_or_default();
+        if let Err(error) = self.0.client.publish(subject, body.into()).await {
+            tracing::debug!(%error, "nothing was sent to an agent");
+        }
+    }
+}
+
+impl AgentWire for Presence {
+    /// Asks with an empty message that carries `Taffrail-Probe: interest`; agents ignore it.
+    fn listens(&self, tenant: TenantId, agent: AgentId) -> Boxed<bool> {
+        let presence = self.clone();
+        Box::pin(async move {
+            let subject = subject::agent(&tenant, agent, AgentWord::Tasks);
+            let mut headers = HeaderMap::new();
+            headers.insert(header::PROBE, "interest");
+            presence.0.interest.ask(subject, headers, Bytes::new()).await
+        })
+    }
+
+    fn push(&self, tenant: TenantId, agent: AgentId, assignment: Assignment) -> Boxed<bool> {
+        let presence = self.clone();
+        Box::pin(async move {
+            let subject = subject::agent(&tenant, agent, AgentWord::Tasks);
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, JSON);
+            if let Some(trace) = &assignment.traceparent
+                && let Ok(trace) = trace.parse::<async_nats::HeaderValue>()
+            {
+                headers.insert(header::TRACEPARENT, trace);
+            }
+            let body = serde_json::to_vec(&assignment).unwrap_or_default();
+            presence.0.interest.ask(subject, headers, body.into()).await
+        })
+    }
+
+    fn control(&self, tenant: TenantId, agent: AgentId, word: &'static str) -> Boxed<()> {
+        let presence = self.clone();
+        Box::pin(async move {
+            let subject = subject::agent(&tenant, agent, AgentWord::Control);
+            presence.send(subject, &Control { command: word }).await;
+        })
+    }
+
+    fn observed(&self, tenant: &TenantId, agent: AgentId) -> Option<Observation> {
+        self.0.observed.lock().peek(&(tenant.clone(), agent)).cloned()
+    }
+}
+
+/// A control word on its way to an agent.
+#[derive(Serialize)]
+struct Control {
+    command: &'static str,
+}

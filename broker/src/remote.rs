@@ -1,0 +1,142 @@
+//! The processor and the scheduler of another process, behind NATS.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, HeaderValue, RequestError, RequestErrorKind};
+use commands::{Boxed, Claims, CommandEnvelope, Executor};
+use domain::task::{ClaimTasks, Claimed};
+use domain::{Code, Outcome, Problem, Status, TenantId};
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+
+use crate::consume::{ClaimReply, is_actor};
+use crate::envelope::{JSON, header, hex};
+use crate::subject;
+
+/// How long an outcome is waited for: longer than a processor takes over (lease and reload).
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// What a claim's way may take beside its own wait.
+const CLAIM_SLACK: Duration = Duration::from_secs(5);
+/// When to try again while no processor listens.
+const RETRY_AFTER_MS: u64 = 500;
+
+/// Has commands decided by the process that holds the processor's lease.
+#[derive(Debug, Clone)]
+pub struct RemoteExecutor {
+    client: Client,
+}
+
+impl RemoteExecutor {
+    /// An executor behind a connection.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl Executor for RemoteExecutor {
+    /// Asks and waits for the outcome.
+    ///
+    /// `busy` also when no answer came: then the command may have been decided all the same,
+    /// and a repeat under its id gets the outcome.
+    fn execute(&self, command: CommandEnvelope) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let (command_id, stream_id) = (command.command_id, command.stream_id);
+            let undecided =
+                |problem| Outcome::undecided(Status::Busy, command_id, stream_id, problem);
+            let kind = command.command.stream_type();
+            let name = command.command.name();
+            let subject = subject::request(&command.tenant, kind, stream_id, name);
+            let request = async_nats::Request::new()
+                .headers(headers(&command))
+                .payload(command.command.body().into())
+                .timeout(Some(OUTCOME_TIMEOUT));
+            match client.send_request(subject, request).await {
+                Ok(answer) => serde_json::from_slice(&answer.payload).unwrap_or_else(|error| {
+                    tracing::error!(%error, "the processor's answer cannot be read");
+                    undecided(Problem::new(Code::Internal, "the processor's answer is malformed"))
+                }),
+                Err(error) => undecided(unreachable("processor", &error)),
+            }
+        })
+    }
+}
+
+fn headers(command: &CommandEnvelope) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, JSON);
+    headers.insert(header::COMMAND_ID, command.command_id.to_string());
+    headers.insert(header::FINGERPRINT, hex(&command.fingerprint));
+    let mut put = |name: &'static str, value: Option<String>| {
+        // A value that no header can carry is left out rather than sent crippled.
+        if let Some(value) = value.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(name, value);
+        }
+    };
+    put(header::ACTOR, Some(command.actor.clone()).filter(|actor| is_actor(actor)));
+    put(header::CORRELATION_ID, command.correlation_id.map(|id| id.to_string()));
+    put(header::CAUSATION_POSITION, command.causation_position.map(|p| p.to_string()));
+    put(header::TRACEPARENT, command.trace.clone());
+    put(header::EXPECTED_VERSION, command.expected_version.map(|v| v.to_string()));
+    headers
+}
+
+/// Has claims answered by the process that holds the scheduler's lease.
+#[derive(Debug, Clone)]
+pub struct RemoteClaims {
+    client: Client,
+}
+
+impl RemoteClaims {
+    /// Claims behind a connection.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl Claims for RemoteClaims {
+    fn claim(
+        &self,
+        tenant: TenantId,
+        queue: String,
+        request: ClaimTasks,
+    ) -> Boxed<Result<Claimed, Problem>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let wait = Duration::from_millis(request.wait_ms);
+            let body = serde_json::to_vec(&request).unwrap_or_default();
+            let ask =
+                async_nats::Request::new().payload(body.into()).timeout(Some(wait + CLAIM_SLACK));
+            let answer = client
+                .send_request(subject::claim(&tenant, &queue), ask)
+                .await
+                .map_err(|error| unreachable("scheduler", &error))?;
+            let reply: ClaimReply = serde_json::from_slice(&answer.payload).map_err(|error| {
+                tracing::error!(%error, "the scheduler's answer cannot be read");
+                Problem::new(Code::Internal, "the scheduler's answer is malformed")
+            })?;
+            match reply.problem {
+                Some(problem) => Err(problem),
+                None => Ok(Claimed { tasks: reply.tasks }),
+            }
+        })
+    }
+}
+
+fn unreachable(whom: &str, error: &RequestError) -> Problem {
+    let (code, detail) = match error.kind() {
+        RequestErrorKind::MaxPayloadExceeded => {
+            (Code::TooLarge, "the message exceeds what the NATS server takes".to_owned())
+        }
+        RequestErrorKind::TimedOut => {
+            (Code::Unavailable, format!("the {whom} gave no answer; repeat under the same id"))
+        }
+        RequestErrorKind::NoResponders
+        | RequestErrorKind::InvalidSubject
+        | RequestErrorKind::Other => {
+            (Code::Unavailable, format!("the {whom} cannot be reached: {error}"))
+        }
+    };
+    Problem { retry_after_ms: Some(RETRY_AFTER_MS), ..Problem::new(code, detail) }
+}

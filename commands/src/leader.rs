@@ -1,0 +1,72 @@
+//! Running a role in one process at a time, with the others standing by.
+
+use std::future::Future;
+use std::time::Duration;
+
+use store::{Lease, Leases};
+use tokio_util::sync::CancellationToken;
+
+/// A dead holder's lease ends after this.
+const LEASE: Duration = Duration::from_millis(2_000);
+/// How often the holder renews.
+const RENEW: Duration = Duration::from_millis(500);
+/// How often a standby asks.
+const STANDBY: Duration = Duration::from_millis(250);
+
+/// Runs `work` whenever this process holds the role's lease, until cancelled.
+///
+/// `work` is given a token that is cancelled when the lease is lost or the process
+/// leaves; it is waited for before the lease is given back. `force` takes the lease from
+/// a holder that is known to be dead. What `work` writes must be harmless when two
+/// holders overlap for a moment: leases are judged by time, only tokens fence.
+pub async fn while_leading<W, F>(
+    leases: Leases,
+    role: &str,
+    holder: &str,
+    mut force: bool,
+    cancel: CancellationToken,
+    mut work: W,
+) where
+    W: FnMut(CancellationToken) -> F,
+    F: Future<Output = ()>,
+{
+    while !cancel.is_cancelled() {
+        match leases.acquire(role, holder, LEASE, force).await {
+            Ok(Some(lease)) => {
+                force = false;
+                tracing::info!(role, token = lease.token, "role taken");
+                let child = cancel.child_token();
+                let renewal = tokio::spawn(renew(leases.clone(), lease.clone(), child.clone()));
+                work(child.clone()).await;
+                renewal.abort();
+                let lost = child.is_cancelled() && !cancel.is_cancelled();
+                if lost {
+                    tracing::warn!(role, "role lost");
+                } else if let Err(error) = leases.release(&lease).await {
+                    tracing::debug!(role, %error, "the lease runs out by itself");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(role, %error, "the lease could not be asked for"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(STANDBY) => {}
+            () = cancel.cancelled() => {}
+        }
+    }
+}
+
+async fn renew(leases: Leases, lease: Lease, lost: CancellationToken) {
+    let mut renewed = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(RENEW).await;
+        match leases.renew(&lease, LEASE).await {
+            Ok(Some(_)) => renewed = tokio::time::Instant::now(),
+            Ok(None) => return lost.cancel(),
+            // While the database is away nobody else can take the role either; but once the
+            // time is over, somebody may the moment it returns.
+            Err(_) if renewed.elapsed() > LEASE => return lost.cancel(),
+            Err(error) => tracing::debug!(role = lease.role, %error, "not renewed yet"),
+        }
+    }
+}

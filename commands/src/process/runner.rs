@@ -1,0 +1,278 @@
+//! The one runner: reads by position, feeds every manager, executes what they ask for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::{Event, Recorded};
+use parking_lot::Mutex;
+use store::StoreError;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::operations::Operations;
+use super::perform::Session;
+use super::scheduler::{self, Scheduler, SchedulerHandle};
+use super::{Leases, Manager, Source, Watchdog, operations, until};
+use crate::{AgentWire, Clock, Executor, Observation, Work};
+
+/// Events read at once.
+const PAGE: usize = 1_024;
+/// The safety net behind every wake-up (reliability D21).
+const POLL: Duration = Duration::from_millis(250);
+/// How often deaf agents are asked again whether they listen.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+/// What can be set.
+#[derive(Debug, Clone)]
+pub struct ManagersConfig {
+    /// How long [`Managers::run`] waits at its end for what is under way.
+    pub grace: Duration,
+}
+
+impl Default for ManagersConfig {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(2) }
+    }
+}
+
+/// Scheduler, lease watcher, watchdog and operations, as one role.
+pub struct Managers {
+    source: Arc<dyn Source>,
+    executor: Arc<dyn Executor>,
+    wire: Arc<dyn AgentWire>,
+    clock: Clock,
+    works: Arc<[Arc<dyn Work>]>,
+    config: ManagersConfig,
+    handle: Arc<SchedulerHandle>,
+}
+
+impl Managers {
+    /// The managers, and the door for claims; the door is open while they run.
+    ///
+    /// `works` carry out operations by kind, before the command that an operation may
+    /// carry is looked at.
+    pub fn new(
+        source: Arc<dyn Source>,
+        executor: Arc<dyn Executor>,
+        wire: Arc<dyn AgentWire>,
+        clock: Clock,
+        works: Vec<Arc<dyn Work>>,
+        config: ManagersConfig,
+    ) -> (Self, Arc<SchedulerHandle>) {
+        let handle = Arc::new(SchedulerHandle::default());
+        let works = works.into();
+        let managers =
+            Self { source, executor, wire, clock, works, config, handle: handle.clone() };
+        (managers, handle)
+    }
+
+    /// Folds the log from its start, then acts until cancelled. To be called while this
+    /// process holds the managers' lease, and again when it has got it anew.
+    ///
+    /// # Errors
+    /// When the log has a hole or was replaced by another one: fold it anew. A log that
+    /// cannot be reached is waited for.
+    pub async fn run(&self, cancel: CancellationToken) -> Result<(), StoreError> {
+        let session = Arc::new(Session {
+            scheduler: Mutex::new(Scheduler::default()),
+            source: self.source.clone(),
+            executor: self.executor.clone(),
+            wire: self.wire.clone(),
+            clock: self.clock.clone(),
+            folded: watch::Sender::new(0),
+            wake: Notify::new(),
+            cancel: cancel.child_token(),
+            tasks: TaskTracker::new(),
+        });
+        let ended =
+            Run::new(session.clone(), self.works.clone()).until_cancelled(&self.handle).await;
+        self.handle.set(None);
+        session.cancel.cancel();
+        session.tasks.close();
+        if tokio::time::timeout(self.config.grace, session.tasks.wait()).await.is_err() {
+            let left = session.tasks.len();
+            tracing::warn!(left, "the managers end before all that was under way");
+        }
+        ended
+    }
+}
+
+struct Run {
+    session: Arc<Session>,
+    managers: Vec<Arc<Mutex<dyn Manager>>>,
+    operations: Arc<Mutex<Operations>>,
+    works: Arc<[Arc<dyn Work>]>,
+    position: u64,
+    epoch: Option<u64>,
+    /// Everything that stood in the log at the start is folded: act from here on.
+    live: bool,
+    probed: Option<Instant>,
+}
+
+impl Run {
+    fn new(session: Arc<Session>, works: Arc<[Arc<dyn Work>]>) -> Self {
+        let watched = session.clone();
+        let signs = move |tenant: &_, agent| {
+            let seen = watched.wire.observed(tenant, agent);
+            let now = Instant::now();
+            // Whoever claims is there, heartbeat or not.
+            let claimed = watched.scheduler.lock().claimed(agent, now);
+            match (seen, claimed) {
+                (Some(seen), Some(claimed)) => {
+                    Some(Observation { received: seen.received.max(claimed), ..seen })
+                }
+                (Some(seen), None) => Some(seen),
+                (None, Some(received)) => Some(Observation {
+                    received,
+                    at: watched.clock.now(),
+                    observed_state: None,
+                    slots_free: None,
+                    load: None,
+                }),
+                (None, None) => None,
+            }
+        };
+        Self {
+            session,
+            managers: vec![
+                Arc::new(Mutex::new(Leases::default())),
+                Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
+            ],
+            operations: Arc::default(),
+            works,
+            position: 0,
+            epoch: None,
+            live: false,
+            probed: None,
+        }
+    }
+
+    async fn until_cancelled(mut self, handle: &SchedulerHandle) -> Result<(), StoreError> {
+        let session = self.session.clone();
+        let mut known = session.source.watch();
+        let start = loop {
+            match session.source.head().await {
+                Ok(head) => break head,
+                Err(error) if error.is_transient() => self.wait_for_log(&error).await,
+                Err(error) => return Err(error),
+            }
+            if session.cancel.is_cancelled() {
+                return Ok(());
+            }
+        };
+        let mut polled = Instant::now();
+        while !session.cancel.is_cancelled() {
+            let before = self.position;
+            let head = *known.borrow_and_update();
+            if head > self.position || start > self.position || polled.elapsed() >= POLL {
+                polled = Instant::now();
+                match session.source.after(self.position, PAGE).await {
+                    Ok(events) => self.fold(&events)?,
+                    Err(error) if error.is_transient() => self.wait_for_log(&error).await,
+                    Err(error) => return Err(error),
+                }
+            }
+            if !self.live && self.position >= start {
+                self.live = true;
+                tracing::info!(position = self.position, "the managers have caught up");
+                self.react();
+                handle.set(Some(session.clone()));
+            } else if self.live {
+                self.react();
+            }
+            let progress = self.position > before;
+            if progress && self.position < start.max(*known.borrow()) {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let idle = self.idle();
+            tokio::select! {
+                () = session.cancel.cancelled() => {}
+                _ = known.changed() => {}
+                () = session.wake.notified() => {}
+                () = tokio::time::sleep(idle) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_for_log(&self, error: &StoreError) {
+        tracing::warn!(%error, position = self.position, "the managers cannot read the log");
+        self.session.pause(POLL).await;
+    }
+
+    fn fold(&mut self, events: &[Arc<Recorded>]) -> Result<(), StoreError> {
+        for event in events {
+            let expected = self.position + 1;
+            if event.position != expected {
+                return Err(StoreError::Hole { expected, found: event.position });
+            }
+            // An older copy was put back: what is folded here may never have happened.
+            if self.live && self.epoch.is_some_and(|epoch| epoch != event.epoch) {
+                return Err(StoreError::Hole { expected, found: event.position });
+            }
+            self.epoch = Some(event.epoch);
+            if let Err(error) = event.event() {
+                tracing::warn!(%error, position = event.position, "an event that no manager reads");
+            }
+            self.session.scheduler.lock().apply(event);
+            for manager in &self.managers {
+                manager.lock().apply(event);
+            }
+            self.operations.lock().apply(event);
+            if self.live {
+                self.control(event);
+            }
+            self.position = event.position;
+        }
+        self.session.folded.send_replace(self.position);
+        Ok(())
+    }
+
+    /// Tells an agent what was decided about it, whoever decided.
+    fn control(&self, event: &Recorded) {
+        let Ok(Event::Agent(happened)) = event.event() else { return };
+        let Some(word) = operations::control_word(happened) else { return };
+        let (tenant, agent) = (event.tenant.clone(), event.stream_id.into());
+        let session = self.session.clone();
+        self.session.tasks.spawn(async move { session.wire.control(tenant, agent, word).await });
+    }
+
+    fn react(&mut self) {
+        let session = &self.session;
+        let now = session.now();
+        session.scheduler.lock().advance(now.time);
+        scheduler::serve(session);
+        scheduler::look_up(session);
+        // Those who connected just now at once, the deaf not at every event.
+        let due = self.probed.is_none_or(|at| now.instant.duration_since(at) >= PROBE_EVERY);
+        scheduler::probe(session, due);
+        if due {
+            self.probed = Some(now.instant);
+        }
+        for manager in &self.managers {
+            let commands = manager.lock().react(now);
+            for command in commands {
+                let (session, manager) = (session.clone(), manager.clone());
+                session.tasks.clone().spawn(async move {
+                    let outcome = session.execute(&command, 1).await;
+                    manager.lock().settle(&command, &outcome, session.now());
+                    session.wake.notify_one();
+                });
+            }
+        }
+        operations::start(session, &self.operations, &self.works);
+    }
+
+    /// How long nothing needs to be done if nothing happens.
+    fn idle(&self) -> Duration {
+        let now = self.session.now();
+        let dues = self.managers.iter().filter_map(|manager| manager.lock().due(now));
+        let task = self.session.scheduler.lock().next_due();
+        let task = task.map(|at| until(now.time, at));
+        // Timers tick in whole milliseconds: rather a little late than twice.
+        let least = dues.chain(task).min().unwrap_or(POLL).min(POLL);
+        least.max(Duration::from_millis(1))
+    }
+}

@@ -1,0 +1,299 @@
+//! The fold: every open task and where it stands, every agent and what it holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use domain::agent::AgentEvent;
+use domain::task::{TaskEvent, TaskState};
+use domain::{AgentId, Event, Recorded, TaskId, TenantId, Timestamp};
+
+use super::entry::{Entry, Place};
+use super::waiting::Waiting;
+use crate::process::roster::Roster;
+
+/// How many tasks of a queue wait, and for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Could be given out now.
+    pub waiting: usize,
+    /// Wait for a time or a backoff.
+    pub timed: usize,
+    /// Wait for other tasks.
+    pub dependent: usize,
+    /// In an agent's hands.
+    pub held: usize,
+}
+
+/// Open tasks by where they stand.
+///
+/// Invariant: each task stands in exactly the index that its `place` names, and
+/// `place` is where [`Entry::belongs`] says.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    pub roster: Roster,
+    pub waiting: Waiting,
+    tasks: HashMap<TaskId, Entry>,
+    timed: BTreeSet<(Timestamp, TaskId)>,
+    held: HashMap<AgentId, BTreeSet<TaskId>>,
+    /// Who waits for a task to be done.
+    dependents: HashMap<TaskId, BTreeSet<TaskId>>,
+    /// Dependencies that ended, or came into being, before anybody waited for them.
+    lookups: BTreeSet<(TenantId, TaskId)>,
+    depths: BTreeMap<(TenantId, Arc<str>), QueueDepth>,
+    /// Agents who may be able to take more, or have something to be told.
+    touched: BTreeSet<AgentId>,
+    now: Timestamp,
+}
+
+impl Board {
+    /// Folds one event. `scheduler` is the actor whose assignments are our own.
+    pub fn apply(&mut self, event: &Recorded, scheduler: &str) {
+        match event.event() {
+            Ok(Event::Task(happened)) => self.apply_task(event, happened, scheduler),
+            Ok(Event::Agent(happened)) => {
+                let Some(agent) = self.roster.apply(event) else { return };
+                if matches!(happened, AgentEvent::Registered(_) | AgentEvent::Reconnected(_)) {
+                    self.forget_deliveries(agent);
+                }
+                self.touched.insert(agent);
+            }
+            Ok(Event::Operation(_) | Event::Crew(_)) | Err(_) => {}
+        }
+    }
+
+    fn apply_task(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
+        let task = TaskId(event.stream_id);
+        if let TaskEvent::Submitted(new) = happened {
+            let entry = Entry::submitted(event, new);
+            for dependency in &entry.missing {
+                self.dependents.entry(*dependency).or_default().insert(task);
+                if !self.tasks.contains_key(dependency) {
+                    self.lookups.insert((entry.tenant.clone(), *dependency));
+                }
+            }
+            self.tasks.insert(task, entry);
+            self.update(task, |_| {});
+            return;
+        }
+        self.update(task, |entry| entry.apply(event, happened, scheduler));
+        let state = match happened {
+            TaskEvent::Archived(_) => Some(TaskState::Cancelled),
+            TaskEvent::Completed(_) => Some(TaskState::Done),
+            TaskEvent::Cancelled(_) => Some(TaskState::Cancelled),
+            TaskEvent::Assigned(to) => {
+                self.touched.insert(to.agent_id);
+                None
+            }
+            TaskEvent::Submitted(_)
+            | TaskEvent::Updated(_)
+            | TaskEvent::Unassigned(_)
+            | TaskEvent::Started(_)
+            | TaskEvent::Progressed(_)
+            | TaskEvent::Blocked(_)
+            | TaskEvent::Unblocked(_)
+            | TaskEvent::ReviewRequested(_)
+            | TaskEvent::Approved(_)
+            | TaskEvent::Rejected(_)
+            | TaskEvent::AttemptFailed(_)
+            | TaskEvent::Failed(_)
+            | TaskEvent::DeadLettered(_)
+            | TaskEvent::LeaseExtended(_)
+            | TaskEvent::Released(_)
+            | TaskEvent::LeaseExpired(_)
+            | TaskEvent::Requeued(_) => None,
+        };
+        let Some(state) = state else { return };
+        self.drop_task(task);
+        if state == TaskState::Done {
+            self.dependency_done(&event.tenant, task);
+        }
+    }
+
+    /// Changes a task and moves it to the index where it belongs then.
+    pub fn update(&mut self, task: TaskId, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        // Its rank or lane may change: it must leave under the old one.
+        if entry.place == Place::Waiting {
+            self.waiting.remove(task, entry);
+        }
+        change(entry);
+        let (before, after) = (entry.place.clone(), entry.belongs(self.now));
+        if after == Place::Waiting {
+            self.waiting.insert(task, entry);
+        }
+        if before == after {
+            return;
+        }
+        let Some(mut entry) = self.tasks.remove(&task) else { return };
+        self.leave(task, &entry);
+        entry.place = after;
+        self.enter(task, &entry);
+        self.tasks.insert(task, entry);
+    }
+
+    fn leave(&mut self, task: TaskId, entry: &Entry) {
+        self.count(entry, -1);
+        match &entry.place {
+            // Left already, under its old rank.
+            Place::Waiting | Place::Nowhere | Place::Dependent => {}
+            Place::Timed(at) => drop(self.timed.remove(&(*at, task))),
+            Place::Held(agent) => {
+                if let Some(tasks) = self.held.get_mut(agent) {
+                    tasks.remove(&task);
+                    if tasks.is_empty() {
+                        self.held.remove(agent);
+                    }
+                }
+                self.touched.insert(*agent);
+                if let Some(key) = &entry.key {
+                    self.waiting.free(&entry.tenant, key);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, task: TaskId, entry: &Entry) {
+        self.count(entry, 1);
+        match &entry.place {
+            // Entered already; the lanes need the entry as it is.
+            Place::Waiting | Place::Nowhere | Place::Dependent => {}
+            Place::Timed(at) => drop(self.timed.insert((*at, task))),
+            Place::Held(agent) => {
+                self.held.entry(*agent).or_default().insert(task);
+                if let Some(key) = &entry.key {
+                    self.waiting.hold(&entry.tenant, key);
+                }
+            }
+        }
+    }
+
+    fn drop_task(&mut self, task: TaskId) {
+        let Some(entry) = self.tasks.remove(&task) else { return };
+        if entry.place == Place::Waiting {
+            self.waiting.remove(task, &entry);
+        }
+        self.leave(task, &entry);
+        for dependency in &entry.missing {
+            if let Some(waiting) = self.dependents.get_mut(dependency) {
+                waiting.remove(&task);
+                if waiting.is_empty() {
+                    self.dependents.remove(dependency);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, entry: &Entry, by: isize) {
+        if entry.place == Place::Nowhere {
+            return;
+        }
+        let id = (entry.tenant.clone(), entry.queue.clone());
+        let depth = self.depths.entry(id.clone()).or_default();
+        let counter = match entry.place {
+            Place::Nowhere => return,
+            Place::Waiting => &mut depth.waiting,
+            Place::Timed(_) => &mut depth.timed,
+            Place::Dependent => &mut depth.dependent,
+            Place::Held(_) => &mut depth.held,
+        };
+        *counter = counter.saturating_add_signed(by);
+        if *depth == QueueDepth::default() {
+            self.depths.remove(&id);
+        }
+    }
+
+    /// A task is done: those that waited for it wait for one less.
+    pub fn dependency_done(&mut self, tenant: &TenantId, done: TaskId) {
+        let Some(waiting) = self.dependents.get(&done) else { return };
+        // An id is unique across tenants, but nobody learns of another tenant's tasks.
+        let same = |task: &&TaskId| self.tasks.get(*task).is_some_and(|e| e.tenant == *tenant);
+        for task in waiting.iter().filter(same).copied().collect::<Vec<_>>() {
+            self.update(task, |entry| entry.missing.retain(|missing| *missing != done));
+            if let Some(waiting) = self.dependents.get_mut(&done) {
+                waiting.remove(&task);
+            }
+        }
+        if self.dependents.get(&done).is_some_and(BTreeSet::is_empty) {
+            self.dependents.remove(&done);
+        }
+    }
+
+    /// Dependencies whose fate must be looked up in the log, each once.
+    pub fn take_lookups(&mut self, most: usize) -> Vec<(TenantId, TaskId)> {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some((tenant, task)) = self.lookups.pop_first()
+        {
+            // Done, or dropped, by now?
+            if self.dependents.contains_key(&task) {
+                taken.push((tenant, task));
+            }
+        }
+        taken
+    }
+
+    /// The log could not be asked.
+    pub fn look_up_again(&mut self, tenant: TenantId, task: TaskId) {
+        self.lookups.insert((tenant, task));
+    }
+
+    /// Lets time pass: what has come due may be given out.
+    pub fn advance(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some((at, task)) = self.timed.first().copied()
+            && at <= self.now
+        {
+            self.update(task, |_| {});
+        }
+    }
+
+    /// When the next task comes due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.timed.first().map(|(at, _)| *at)
+    }
+
+    /// By the database's clock, as far as it was told.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The agent's process is new: what it was told before, it does not know.
+    fn forget_deliveries(&mut self, agent: AgentId) {
+        for task in self.held_by(agent) {
+            if let Some(entry) = self.tasks.get_mut(&task)
+                && entry.reserved.is_none()
+                && entry.state == TaskState::Assigned
+            {
+                entry.delivered = false;
+            }
+        }
+    }
+
+    pub fn task(&self, task: TaskId) -> Option<&Entry> {
+        self.tasks.get(&task)
+    }
+
+    /// What an agent holds, or is about to.
+    pub fn held_by(&self, agent: AgentId) -> Vec<TaskId> {
+        self.held.get(&agent).into_iter().flatten().copied().collect()
+    }
+
+    /// How many more tasks an agent may have; none when it takes no work.
+    pub fn free_slots(&self, agent: AgentId) -> usize {
+        let Some(facts) = self.roster.get(agent) else { return 0 };
+        let held = self.held.get(&agent).map_or(0, BTreeSet::len);
+        if facts.state.takes_work() { facts.slots.saturating_sub(held) } else { 0 }
+    }
+
+    pub fn touch(&mut self, agent: AgentId) {
+        self.touched.insert(agent);
+    }
+
+    pub fn take_touched(&mut self) -> BTreeSet<AgentId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub fn depths(&self) -> impl Iterator<Item = (&TenantId, &str, QueueDepth)> {
+        self.depths.iter().map(|((tenant, queue), depth)| (tenant, &**queue, *depth))
+    }
+}

@@ -1,0 +1,280 @@
+//! One open task as the scheduler knows it.
+
+use std::sync::Arc;
+
+use domain::task::{Lease, TaskEvent, TaskState, TaskSubmitted};
+use domain::values::Priority;
+use domain::{AgentId, Json, Recorded, TaskId, TenantId, Timestamp};
+
+use crate::process::roster::AgentFacts;
+
+/// A payload up to this size stays in memory; a larger one is read from the log when
+/// the task is handed out. 100,000 open tasks then take well below 100 MB.
+const INLINE_BYTES: usize = 256;
+
+/// What a task asks of its agent. Tasks of one shape share a lane of the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Shape {
+    pub capabilities: Vec<String>,
+    pub assignees: Vec<String>,
+}
+
+impl Shape {
+    /// Whether an agent may have tasks of this shape.
+    pub fn fits(&self, id: AgentId, agent: &AgentFacts) -> bool {
+        self.capabilities.iter().all(|word| agent.capabilities.binary_search(word).is_ok())
+            && (self.assignees.is_empty()
+                || self.assignees.iter().any(|who| *who == agent.name || *who == id.to_string()))
+    }
+}
+
+/// A task's place in the order of service: urgency, then age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub priority: Priority,
+    pub position: u64,
+    pub task: TaskId,
+}
+
+/// Where a payload is found.
+#[derive(Debug, Clone)]
+pub(super) enum Payload {
+    Inline(Json),
+    /// In the task's event of this version.
+    At(u64),
+}
+
+impl Payload {
+    fn of(json: &Json, version: u64) -> Self {
+        if json.as_str().len() <= INLINE_BYTES {
+            Self::Inline(json.clone())
+        } else {
+            Self::At(version)
+        }
+    }
+}
+
+/// What the log says of an open task, and what the scheduler is about to do with it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub tenant: TenantId,
+    /// Of its submission: its age.
+    pub position: u64,
+    /// Of its last event: the cause of what happens to it next.
+    pub cause: u64,
+    /// Of its stream.
+    pub version: u64,
+    pub correlation: Option<uuid::Uuid>,
+    pub queue: Arc<str>,
+    pub priority: Priority,
+    pub shape: Arc<Shape>,
+    pub key: Option<Arc<str>>,
+    pub title: Box<str>,
+    pub kind: Box<str>,
+    pub due_at: Option<Timestamp>,
+    pub trace: Option<Arc<str>>,
+    pub payload: Payload,
+    pub state: TaskState,
+    pub run_at: Option<Timestamp>,
+    pub retry_at: Option<Timestamp>,
+    /// Dependencies that are not done yet.
+    pub missing: Vec<TaskId>,
+    pub tokens: u64,
+    pub attempt: u32,
+    pub lease: Option<Lease>,
+    /// On its way to an agent: the command is with the executor, or its event not folded
+    /// yet. Only the pick that made a reservation ends it.
+    pub reserved: Option<Reserved>,
+    /// The agent was told of its assignment, or is being told.
+    pub delivered: bool,
+    /// The assignment is the scheduler's, not an operator's.
+    pub ours: bool,
+    /// Which index holds it.
+    pub place: Place,
+}
+
+/// A claim of one pick on a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reserved {
+    pub agent: AgentId,
+    /// Counts picks, so that a late one cannot end the reservation of the next.
+    pub pick: u64,
+}
+
+/// Which of the scheduler's indices holds a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// None: it is not to be given out.
+    Nowhere,
+    /// The dependencies' index.
+    Dependent,
+    /// The timetable, under this time.
+    Timed(Timestamp),
+    /// The queue.
+    Waiting,
+    /// An agent's hands (or on the way there).
+    Held(AgentId),
+}
+
+impl Entry {
+    pub fn submitted(event: &Recorded, new: &TaskSubmitted) -> Self {
+        let mut missing = new.depends_on.clone();
+        missing.sort_unstable();
+        missing.dedup();
+        Self {
+            tenant: event.tenant.clone(),
+            position: event.position,
+            cause: event.position,
+            version: event.version,
+            correlation: event.correlation_id,
+            queue: new.queue.as_str().into(),
+            priority: new.priority,
+            shape: shape(new.capabilities.clone(), new.assignees.clone()),
+            key: new.concurrency_key.as_deref().map(Arc::from),
+            title: new.title.as_str().into(),
+            kind: new.kind.as_str().into(),
+            due_at: new.due_at,
+            trace: event.trace.clone(),
+            payload: Payload::of(&new.payload, event.version),
+            state: if new.triage { TaskState::Inbox } else { TaskState::Queued },
+            run_at: new.run_at,
+            retry_at: None,
+            missing,
+            tokens: 0,
+            attempt: 0,
+            lease: None,
+            reserved: None,
+            delivered: false,
+            ours: false,
+            place: Place::Nowhere,
+        }
+    }
+
+    /// Folds an event that is not its submission.
+    pub fn apply(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
+        use TaskEvent as E;
+        self.cause = event.position;
+        self.version = event.version;
+        match happened {
+            E::Updated(changes) => {
+                if let Some(priority) = changes.priority {
+                    self.priority = priority;
+                }
+                if let Some(title) = &changes.title {
+                    self.title = title.as_str().into();
+                }
+                if let Some(payload) = &changes.payload {
+                    self.payload = Payload::of(payload, event.version);
+                }
+                if changes.capabilities.is_some() || changes.assignees.is_some() {
+                    let old = &self.shape;
+                    let capabilities =
+                        changes.capabilities.clone().unwrap_or_else(|| old.capabilities.clone());
+                    let assignees =
+                        changes.assignees.clone().unwrap_or_else(|| old.assignees.clone());
+                    self.shape = shape(capabilities, assignees);
+                }
+                if let Some(due_at) = changes.due_at {
+                    self.due_at = due_at;
+                }
+                if let Some(run_at) = changes.run_at {
+                    self.run_at = run_at;
+                }
+            }
+            E::Assigned(to) => {
+                self.state = TaskState::Assigned;
+                self.attempt = to.attempt;
+                self.tokens = to.lease_token;
+                self.retry_at = None;
+                self.lease = Some(Lease {
+                    agent_id: to.agent_id,
+                    token: to.lease_token,
+                    expires_at: to.lease_expires_at,
+                });
+                self.ours = &*event.actor == scheduler;
+                // Whoever reserved it for this agent is about to tell it.
+                self.delivered = self.reserved.is_some_and(|by| by.agent == to.agent_id);
+            }
+            E::Unassigned(_) | E::Released(_) => {
+                self.attempt = self.attempt.saturating_sub(1);
+                self.end_lease(TaskState::Queued);
+            }
+            E::Started(_) | E::Unblocked(_) => {
+                self.state = TaskState::InProgress;
+                self.delivered = true;
+            }
+            E::Blocked(_) => self.state = TaskState::Blocked,
+            E::ReviewRequested(_) => self.end_lease(TaskState::Review),
+            E::Rejected(_) | E::LeaseExpired(_) => self.end_lease(TaskState::Queued),
+            E::AttemptFailed(failed) => {
+                self.retry_at = failed.retry_at;
+                self.end_lease(TaskState::Queued);
+            }
+            E::Failed(_) => self.end_lease(TaskState::Failed),
+            E::DeadLettered(_) => self.end_lease(TaskState::Dead),
+            E::LeaseExtended(to) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.expires_at = to.lease_expires_at;
+                }
+            }
+            E::Requeued(_) => {
+                self.attempt = 0;
+                self.end_lease(TaskState::Queued);
+            }
+            E::Completed(_) => self.end_lease(TaskState::Done),
+            E::Cancelled(_) => self.end_lease(TaskState::Cancelled),
+            E::Submitted(_) | E::Progressed(_) | E::Approved(_) | E::Archived(_) => {}
+        }
+    }
+
+    fn end_lease(&mut self, state: TaskState) {
+        self.state = state;
+        self.lease = None;
+        self.delivered = false;
+    }
+
+    /// The agent whose slot it takes.
+    pub fn holder(&self) -> Option<AgentId> {
+        self.lease.map(|lease| lease.agent_id).or(self.reserved.map(|by| by.agent))
+    }
+
+    /// Where it belongs, by what is known of it.
+    pub fn belongs(&self, now: Timestamp) -> Place {
+        if let Some(agent) = self.holder() {
+            return Place::Held(agent);
+        }
+        if self.state != TaskState::Queued {
+            return Place::Nowhere;
+        }
+        if !self.missing.is_empty() {
+            return Place::Dependent;
+        }
+        match self.not_before() {
+            Some(at) if at > now => Place::Timed(at),
+            Some(_) | None => Place::Waiting,
+        }
+    }
+
+    /// Until when it must not be given out.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.run_at.max(self.retry_at)
+    }
+
+    /// Its agent has it and may not know.
+    pub fn is_undelivered(&self) -> bool {
+        self.state == TaskState::Assigned && !self.delivered && self.reserved.is_none()
+    }
+
+    pub fn rank(&self, task: TaskId) -> Rank {
+        Rank { priority: self.priority, position: self.position, task }
+    }
+}
+
+fn shape(mut capabilities: Vec<String>, mut assignees: Vec<String>) -> Arc<Shape> {
+    for words in [&mut capabilities, &mut assignees] {
+        words.sort_unstable();
+        words.dedup();
+        words.shrink_to_fit();
+    }
+    Arc::new(Shape { capabilities, assignees })
+}

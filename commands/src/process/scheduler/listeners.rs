@@ -1,0 +1,112 @@
+//! Who listens for pushed tasks: asked over the wire, believed for a while.
+
+use std::time::{Duration, Instant};
+
+use domain::{AgentId, TenantId};
+
+use super::core::Scheduler;
+
+/// How long "nobody listens" is believed.
+const DEAF: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub(super) enum Hearing {
+    #[default]
+    Unknown,
+    Asked,
+    Listens,
+    Deaf(Instant),
+}
+
+/// What only this process knows of an agent.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub hearing: Hearing,
+    /// When it was last given something, as a count; the least recent comes first.
+    pub given: u64,
+    /// Its place among the listeners, while it has one.
+    pub listed: Option<u64>,
+    pub claimed: Option<Instant>,
+}
+
+impl Scheduler {
+    pub(super) fn listens(&self, agent: AgentId) -> bool {
+        self.live.get(&agent).is_some_and(|live| live.hearing == Hearing::Listens)
+    }
+
+    /// Whom to ask whether they listen: those of whom nothing is known, and those who
+    /// were deaf a while ago and could have a waiting task.
+    pub(super) fn ask(
+        &mut self,
+        deaf: bool,
+        now: Instant,
+        most: usize,
+    ) -> Vec<(TenantId, AgentId)> {
+        let mut asked = Vec::new();
+        while asked.len() < most
+            && let Some(agent) = self.unheard.pop_first()
+        {
+            let Some(facts) = self.board.roster.get(agent) else { continue };
+            let live = self.live.entry(agent).or_default();
+            if facts.state.takes_work() && live.hearing == Hearing::Unknown {
+                live.hearing = Hearing::Asked;
+                asked.push((facts.tenant.clone(), agent));
+            }
+        }
+        for (agent, facts) in self.board.roster.iter() {
+            if !deaf || asked.len() >= most {
+                break;
+            }
+            let again = match self.live.get(&agent).map(|live| live.hearing) {
+                Some(Hearing::Deaf(since)) => now.saturating_duration_since(since) >= DEAF,
+                Some(Hearing::Unknown | Hearing::Asked | Hearing::Listens) | None => false,
+            };
+            if again
+                && self.board.waiting.any(&facts.tenant)
+                && (self.next(agent, None).is_some() || !self.undelivered(agent).is_empty())
+            {
+                asked.push((facts.tenant.clone(), agent));
+            }
+        }
+        for (_, agent) in &asked {
+            self.live.entry(*agent).or_default().hearing = Hearing::Asked;
+        }
+        asked
+    }
+
+    /// What the agent's wire answered.
+    pub(super) fn heard(&mut self, agent: AgentId, listens: bool, now: Instant) {
+        let hearing = if listens { Hearing::Listens } else { Hearing::Deaf(now) };
+        self.live.entry(agent).or_default().hearing = hearing;
+        self.relist(agent);
+        if listens {
+            self.board.touch(agent);
+        }
+    }
+
+    /// What is known of an agent's ears may be out of date: it connected anew.
+    pub(super) fn reconnected(&mut self, agent: AgentId) {
+        self.live.entry(agent).or_default().hearing = Hearing::Unknown;
+        self.unheard.insert(agent);
+        self.relist(agent);
+    }
+
+    /// Puts an agent where it belongs among the listeners.
+    pub(super) fn relist(&mut self, agent: AgentId) {
+        let free = self.board.free_slots(agent) > 0;
+        let Some(facts) = self.board.roster.get(agent) else { return };
+        let Some(live) = self.live.get_mut(&agent) else { return };
+        let wanted = (free && live.hearing == Hearing::Listens).then_some(live.given);
+        if wanted == live.listed {
+            return;
+        }
+        let list = self.listeners.entry(facts.tenant.clone()).or_default();
+        if let Some(old) = live.listed {
+            list.remove(&(old, agent));
+        }
+        if let Some(new) = wanted {
+            list.insert((new, agent));
+        }
+        live.listed = wanted;
+    }
+}

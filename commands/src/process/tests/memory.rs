@@ -1,0 +1,351 @@
+//! A log in memory with the real rules: what the processor and the store are to the
+//! managers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::agent::{AgentCommand, RegisterAgent};
+use domain::task::{Assignment, ClaimTasks, Claimed, SubmitTask, TaskCommand};
+use domain::{
+    AgentId, Aggregate, Code, Command, Facts, Outcome, OutcomeEvent, Problem, Recorded, Status,
+    TaskId, TenantId,
+};
+use parking_lot::Mutex;
+use store::StoreError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::process::source::Events;
+use crate::process::{Managers, ManagersConfig, SchedulerHandle, Source};
+use crate::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Observation, Work};
+
+#[derive(Clone)]
+pub struct Memory {
+    log: Arc<Mutex<Log>>,
+    head: watch::Sender<u64>,
+    pub clock: Clock,
+    /// Answers `busy` to so many commands.
+    pub busy: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Log {
+    events: Vec<Arc<Recorded>>,
+    streams: HashMap<Uuid, Aggregate>,
+    results: HashMap<Uuid, (crate::Fingerprint, Outcome)>,
+}
+
+pub fn start_of_time() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
+}
+
+/// Apart from the ids of tasks: a stream has one kind.
+pub fn agent_id(n: u128) -> AgentId {
+    AgentId::nth(1_000 + n)
+}
+
+pub fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            log: Arc::default(),
+            head: watch::Sender::new(0),
+            clock: Clock::read_at(start_of_time()),
+            busy: Arc::default(),
+        }
+    }
+
+    pub fn decide(&self, command: CommandEnvelope) -> Outcome {
+        let (id, stream) = (command.command_id, command.stream_id);
+        if self.busy.load(Ordering::SeqCst) > 0 {
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+            let problem = Problem::new(Code::Busy, "the test says so");
+            return Outcome::undecided(Status::Busy, id, stream, problem);
+        }
+        let mut log = self.log.lock();
+        if let Some((fingerprint, first)) = log.results.get(&id) {
+            if *fingerprint == command.fingerprint {
+                return Outcome::duplicate_of(first.clone());
+            }
+            let problem = Problem::new(Code::IdempotencyMismatch, "another body");
+            return Outcome {
+                events: vec![],
+                problem: Some(problem),
+                status: Status::Refused,
+                ..first.clone()
+            };
+        }
+        let kind = command.command.stream_type();
+        let facts = Facts { now: self.clock.now(), actor: command.actor.clone() };
+        let version = log.events.iter().filter(|e| e.stream_id == stream).count() as u64;
+        let state = log.streams.entry(stream).or_insert_with(|| Aggregate::new(kind));
+        let mut outcome = Outcome {
+            status: Status::Accepted,
+            command_id: id,
+            stream_id: stream,
+            version,
+            position: 0,
+            events: vec![],
+            problem: None,
+            original: None,
+            retry_after_ms: None,
+        };
+        let changed = command.expected_version.is_some_and(|expected| expected != version);
+        match state.decide(&command.command, &facts) {
+            _ if changed => {
+                outcome.status = Status::Refused;
+                outcome.problem = Some(Problem::new(Code::VersionMismatch, "it has changed"));
+            }
+            Err(refusal) => {
+                outcome.status = Status::Refused;
+                outcome.problem = Some(Problem::from(&refusal));
+            }
+            Ok(events) => {
+                for event in events {
+                    if let Some(state) = log.streams.get_mut(&stream) {
+                        state.apply(&event);
+                    }
+                    outcome.version += 1;
+                    let position = log.events.len() as u64 + 1;
+                    outcome.events.push(OutcomeEvent { kind: event.name().into(), position });
+                    log.events.push(Arc::new(Recorded {
+                        position,
+                        epoch: 1,
+                        tenant: command.tenant.clone(),
+                        stream_type: kind,
+                        stream_id: stream,
+                        version: outcome.version,
+                        event_type: event.name().into(),
+                        schema_version: event.schema_version(),
+                        event_id: domain::event_id(id, outcome.events.len()),
+                        command_id: id,
+                        actor: command.actor.as_str().into(),
+                        correlation_id: command.correlation_id,
+                        causation_position: command.causation_position,
+                        trace: command.trace.as_deref().map(Into::into),
+                        occurred_at: facts.now,
+                        recorded_at: facts.now,
+                        payload: event.payload().into(),
+                        hash: [0; 32],
+                        decoded: Default::default(),
+                    }));
+                }
+            }
+        }
+        outcome.position = log.events.len() as u64;
+        log.results.insert(id, (command.fingerprint, outcome.clone()));
+        let head = outcome.position;
+        drop(log);
+        self.head.send_if_modified(|known| {
+            let grown = head > *known;
+            *known = head.max(*known);
+            grown
+        });
+        outcome
+    }
+
+    /// Has a command decided that comes from outside.
+    pub fn tell(&self, stream: Uuid, command: impl Into<Command>, actor: &str) -> Outcome {
+        let id = crate::Ids.fresh();
+        self.decide(CommandEnvelope::new(tenant(), stream, command, id, actor))
+    }
+
+    pub fn agent(&self, n: u128, change: impl FnOnce(&mut RegisterAgent)) -> AgentId {
+        let mut new = RegisterAgent::named(format!("agent-{n}"));
+        change(&mut new);
+        let outcome = self.tell(agent_id(n).0, AgentCommand::Register(new), "operator");
+        assert_eq!(outcome.status, Status::Accepted);
+        agent_id(n)
+    }
+
+    pub fn task(&self, n: u128, change: impl FnOnce(&mut SubmitTask)) -> TaskId {
+        let mut new = SubmitTask::titled(format!("task {n}"));
+        change(&mut new);
+        let outcome = self.tell(TaskId::nth(n).0, TaskCommand::Submit(new), "operator");
+        assert_eq!(outcome.status, Status::Accepted);
+        TaskId::nth(n)
+    }
+
+    /// An answer of the agent that holds a task.
+    pub fn answer(&self, command: TaskCommand, task: TaskId, agent: AgentId) -> Outcome {
+        self.tell(task.0, command, &format!("agent:{agent}"))
+    }
+
+    pub fn pass(&self, time: Duration) {
+        self.clock.set(self.clock.now() + time);
+    }
+
+    pub fn events(&self) -> Vec<Arc<Recorded>> {
+        self.log.lock().events.clone()
+    }
+
+    /// The names of a stream's events.
+    pub fn story(&self, stream: Uuid) -> Vec<String> {
+        let events = self.events();
+        let of_stream = events.iter().filter(|event| event.stream_id == stream);
+        of_stream.map(|event| event.event_type.to_string()).collect()
+    }
+
+    pub fn run(&self, wire: &Wire, works: Vec<Arc<dyn Work>>) -> Running {
+        let (managers, handle) = Managers::new(
+            Arc::new(self.clone()),
+            Arc::new(self.clone()),
+            Arc::new(wire.clone()),
+            self.clock.clone(),
+            works,
+            ManagersConfig::default(),
+        );
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let task = tokio::spawn(async move { managers.run(token).await });
+        Running { handle, cancel, task }
+    }
+}
+
+/// Managers at work; stops them when dropped.
+pub struct Running {
+    pub handle: Arc<SchedulerHandle>,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), StoreError>>,
+}
+
+impl Running {
+    pub async fn claim(&self, agent: AgentId, max: u32, wait_ms: u64) -> Vec<Assignment> {
+        self.try_claim(agent, max, wait_ms).await.unwrap().tasks
+    }
+
+    pub async fn try_claim(
+        &self,
+        agent_id: AgentId,
+        max: u32,
+        wait_ms: u64,
+    ) -> Result<Claimed, Problem> {
+        let request = ClaimTasks { agent_id, max, wait_ms, lease_ms: None };
+        self.handle.claim(tenant(), "default".into(), request).await
+    }
+
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+impl Executor for Memory {
+    fn execute(&self, command: CommandEnvelope) -> Boxed<Outcome> {
+        let memory = self.clone();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            memory.decide(command)
+        })
+    }
+}
+
+impl Source for Memory {
+    fn head(&self) -> Boxed<Result<u64, StoreError>> {
+        let head = self.log.lock().events.len() as u64;
+        Box::pin(async move { Ok(head) })
+    }
+
+    fn after(&self, position: u64, limit: usize) -> Boxed<Events> {
+        let log = self.log.lock();
+        let page = log.events.iter().skip(position as usize).take(limit).cloned().collect();
+        Box::pin(async move { Ok(page) })
+    }
+
+    fn stream(&self, tenant: TenantId, id: Uuid, version: u64, limit: usize) -> Boxed<Events> {
+        let log = self.log.lock();
+        let of_stream = log.events.iter().filter(|e| e.stream_id == id && e.tenant == tenant);
+        let page = of_stream.filter(|e| e.version > version).take(limit).cloned().collect();
+        Box::pin(async move { Ok(page) })
+    }
+
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+}
+
+/// The agents' wire in memory.
+#[derive(Clone, Default)]
+pub struct Wire(Arc<Mutex<Ears>>);
+
+#[derive(Default)]
+struct Ears {
+    listening: HashSet<AgentId>,
+    /// Agents that vanish between the probe and the push.
+    lost: HashSet<AgentId>,
+    pushed: Vec<(AgentId, Assignment)>,
+    words: Vec<(AgentId, &'static str)>,
+    seen: HashMap<AgentId, Observation>,
+}
+
+impl Wire {
+    pub fn listen(&self, agent: AgentId) {
+        self.0.lock().listening.insert(agent);
+    }
+
+    pub fn lose(&self, agent: AgentId) {
+        self.0.lock().lost.insert(agent);
+    }
+
+    pub fn beat(&self, agent: AgentId, state: Option<&str>) {
+        let seen = Observation {
+            received: Instant::now(),
+            at: start_of_time(),
+            observed_state: state.map(Into::into),
+            slots_free: None,
+            load: None,
+        };
+        self.0.lock().seen.insert(agent, seen);
+    }
+
+    pub fn pushed(&self) -> Vec<(AgentId, Assignment)> {
+        self.0.lock().pushed.clone()
+    }
+
+    pub fn words(&self) -> Vec<(AgentId, &'static str)> {
+        self.0.lock().words.clone()
+    }
+}
+
+impl AgentWire for Wire {
+    fn listens(&self, _: TenantId, agent: AgentId) -> Boxed<bool> {
+        let listens = self.0.lock().listening.contains(&agent);
+        Box::pin(async move { listens })
+    }
+
+    fn push(&self, _: TenantId, agent: AgentId, assignment: Assignment) -> Boxed<bool> {
+        let mut ears = self.0.lock();
+        let heard = ears.listening.contains(&agent) && !ears.lost.contains(&agent);
+        if heard {
+            ears.pushed.push((agent, assignment));
+        }
+        Box::pin(async move { heard })
+    }
+
+    fn control(&self, _: TenantId, agent: AgentId, word: &'static str) -> Boxed<()> {
+        self.0.lock().words.push((agent, word));
+        Box::pin(async {})
+    }
+
+    fn observed(&self, _: &TenantId, agent: AgentId) -> Option<Observation> {
+        self.0.lock().seen.get(&agent).cloned()
+    }
+}
+
+/// Waits until something holds; a test that hangs says what it waited for.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("waited in vain: {what}");
+}

@@ -1,0 +1,229 @@
+//! Leases and watchdog alone: given events, then commands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domain::agent::{AgentCommand, AgentState};
+use domain::task::{AssignTask, ExtendTask, StartTask, TaskCommand};
+use domain::{Command, Status};
+use parking_lot::Mutex;
+
+use super::memory::{Memory, agent_id, start_of_time};
+use crate::process::{Leases, Manager, Moment, Watchdog};
+use crate::{CommandEnvelope, Observation};
+
+fn moment(memory: &Memory) -> Moment {
+    Moment { time: memory.clock.now(), instant: Instant::now() }
+}
+
+fn fold(memory: &Memory, manager: &mut dyn Manager) {
+    for event in memory.events() {
+        manager.apply(&event);
+    }
+}
+
+fn assigned(memory: &Memory) {
+    let (task, agent) = (memory.task(1, |_| {}), memory.agent(7, |_| {}));
+    let to = AssignTask { agent_id: agent, lease_ms: Some(10_000), reason: None };
+    memory.tell(task.0, TaskCommand::Assign(to), "operator");
+}
+
+#[test]
+fn a_lease_is_ended_when_it_has_run_out_and_not_before() {
+    let memory = Memory::new();
+    assigned(&memory);
+    let mut leases = Leases::default();
+    fold(&memory, &mut leases);
+    assert!(leases.react(moment(&memory)).is_empty());
+    assert!(leases.due(moment(&memory)).unwrap() <= Duration::from_secs(10));
+    memory.pass(Duration::from_secs(11));
+    let commands = leases.react(moment(&memory));
+    assert_eq!(commands.len(), 1);
+    assert_eq!(commands[0].command.name(), "expire_lease");
+    assert!(leases.react(moment(&memory)).is_empty(), "asked once while under way");
+    assert_eq!(memory.decide(commands[0].clone()).status, Status::Accepted);
+}
+
+#[test]
+fn a_watcher_that_died_after_asking_asks_the_same_again() {
+    let memory = Memory::new();
+    assigned(&memory);
+    memory.pass(Duration::from_secs(11));
+    let ask = || {
+        let mut leases = Leases::default();
+        fold(&memory, &mut leases);
+        leases.react(moment(&memory))
+    };
+    let (first, second) = (ask(), ask());
+    assert_eq!(memory.decide(first[0].clone()).status, Status::Accepted);
+    assert_eq!(memory.decide(second[0].clone()).status, Status::Duplicate);
+    assert!(ask().is_empty(), "its event ended the lease");
+}
+
+#[test]
+fn a_lease_that_runs_on_by_the_other_clock_is_asked_for_again() {
+    let memory = Memory::new();
+    assigned(&memory);
+    let mut leases = Leases::default();
+    fold(&memory, &mut leases);
+    // The watcher's clock is ahead of the one that decides.
+    let early = Moment { time: memory.clock.now() + Duration::from_secs(11), ..moment(&memory) };
+    let first = leases.react(early);
+    let outcome = memory.decide(first[0].clone());
+    assert_eq!(outcome.status, Status::Refused);
+    leases.settle(&first[0], &outcome, early);
+    memory.pass(Duration::from_secs(12));
+    let second = leases.react(moment(&memory));
+    assert_ne!(second[0].command_id, first[0].command_id);
+    assert_eq!(memory.decide(second[0].clone()).status, Status::Accepted);
+}
+
+#[test]
+fn an_extended_lease_is_left_alone() {
+    let memory = Memory::new();
+    assigned(&memory);
+    memory.pass(Duration::from_secs(8));
+    let (task, agent) = (domain::TaskId::nth(1), agent_id(7));
+    let longer = ExtendTask { lease_token: 1, lease_ms: Some(10_000) };
+    memory.answer(TaskCommand::Start(StartTask { lease_token: 1 }), task, agent);
+    memory.answer(TaskCommand::Extend(longer), task, agent);
+    memory.pass(Duration::from_secs(8));
+    let mut leases = Leases::default();
+    fold(&memory, &mut leases);
+    assert!(leases.react(moment(&memory)).is_empty());
+    memory.pass(Duration::from_secs(3));
+    assert_eq!(leases.react(moment(&memory)).len(), 1);
+}
+
+type Seen = Arc<Mutex<Option<Observation>>>;
+
+fn watchdog(memory: &Memory) -> (Watchdog, Seen) {
+    let seen = Seen::default();
+    let signs = seen.clone();
+    let mut watchdog = Watchdog::new(Box::new(move |_, _| signs.lock().clone()));
+    fold(memory, &mut watchdog);
+    (watchdog, seen)
+}
+
+fn beat(at: Instant, state: Option<&str>) -> Option<Observation> {
+    Some(Observation {
+        received: at,
+        at: start_of_time(),
+        observed_state: state.map(Into::into),
+        slots_free: None,
+        load: None,
+    })
+}
+
+fn look(watchdog: &mut Watchdog, memory: &Memory, instant: Instant) -> Vec<CommandEnvelope> {
+    watchdog.react(Moment { time: memory.clock.now(), instant })
+}
+
+fn reported(commands: &[CommandEnvelope]) -> Vec<AgentState> {
+    let states = commands.iter().map(|envelope| match &envelope.command {
+        Command::Agent(AgentCommand::Report(seen)) => seen.observed_state,
+        Command::Task(_) | Command::Agent(_) | Command::Operation(_) | Command::Crew(_) => {
+            panic!("{} is no report", envelope.command.name())
+        }
+    });
+    states.collect()
+}
+
+#[test]
+fn the_first_heartbeat_makes_an_agent_ready_and_silence_takes_it_offline() {
+    let memory = Memory::new();
+    memory.agent(1, |new| new.ttl_ms = Some(3_000));
+    let (mut watchdog, seen) = watchdog(&memory);
+    let start = Instant::now();
+    assert!(look(&mut watchdog, &memory, start).is_empty());
+    *seen.lock() = beat(start, None);
+    let ready = look(&mut watchdog, &memory, start + Duration::from_secs(1));
+    assert_eq!(ready[0].command.name(), "mark_ready");
+    memory.decide(ready[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(2)).is_empty());
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(9));
+    assert_eq!(reported(&gone), [AgentState::Offline]);
+    memory.decide(gone[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(10)).is_empty());
+    *seen.lock() = beat(start + Duration::from_secs(11), None);
+    let back = look(&mut watchdog, &memory, start + Duration::from_secs(12));
+    assert_eq!(back[0].command.name(), "mark_ready");
+    assert_ne!(back[0].command_id, ready[0].command_id);
+}
+
+#[test]
+fn a_watchdog_that_just_started_gives_everybody_a_full_time_to_live() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |new| new.ttl_ms = Some(3_000));
+    let ready = AgentCommand::MarkReady(Default::default());
+    memory.tell(agent.0, ready, "manager:watchdog");
+    let (mut watchdog, _) = watchdog(&memory);
+    let start = Instant::now();
+    assert!(look(&mut watchdog, &memory, start).is_empty());
+    assert!(look(&mut watchdog, &memory, start + Duration::from_millis(2_900)).is_empty());
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(4));
+    assert_eq!(reported(&gone), [AgentState::Offline]);
+}
+
+#[test]
+fn silence_of_an_agent_that_never_said_anything_means_nothing() {
+    let memory = Memory::new();
+    memory.agent(1, |new| new.ttl_ms = Some(1_000));
+    let (mut watchdog, _) = watchdog(&memory);
+    let start = Instant::now();
+    look(&mut watchdog, &memory, start);
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(60)).is_empty());
+}
+
+#[test]
+fn an_agent_that_registered_itself_is_expected_to_speak() {
+    let memory = Memory::new();
+    let agent = agent_id(1);
+    let new = domain::agent::RegisterAgent::named("self");
+    memory.tell(agent.0, AgentCommand::Register(new), &format!("agent:{agent}"));
+    let (mut watchdog, _) = watchdog(&memory);
+    let start = Instant::now();
+    look(&mut watchdog, &memory, start);
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(31));
+    assert_eq!(reported(&gone), [AgentState::Offline]);
+}
+
+#[test]
+fn a_heartbeat_does_not_bring_a_drained_agent_back() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |_| {});
+    memory.tell(agent.0, AgentCommand::Drain(Default::default()), "operator");
+    let (mut watchdog, seen) = watchdog(&memory);
+    let start = Instant::now();
+    look(&mut watchdog, &memory, start);
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(31));
+    assert!(gone.is_empty(), "nothing was ever seen of it");
+    *seen.lock() = beat(start, None);
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(32));
+    assert_eq!(reported(&gone), [AgentState::Offline]);
+    memory.decide(gone[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    *seen.lock() = beat(start + Duration::from_secs(33), None);
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(34)).is_empty());
+}
+
+#[test]
+fn what_an_agent_says_of_itself_is_reported_once() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |_| {});
+    memory.tell(agent.0, AgentCommand::MarkReady(Default::default()), "operator");
+    let (mut watchdog, seen) = watchdog(&memory);
+    let start = Instant::now();
+    *seen.lock() = beat(start, Some("degraded"));
+    let said = look(&mut watchdog, &memory, start);
+    assert_eq!(reported(&said), [AgentState::Degraded]);
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(1)).is_empty());
+    memory.decide(said[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(2)).is_empty());
+    *seen.lock() = beat(start + Duration::from_secs(3), Some("ready"));
+    let well = look(&mut watchdog, &memory, start + Duration::from_secs(3));
+    assert_eq!(well[0].command.name(), "mark_ready");
+}

@@ -1,0 +1,200 @@
+//! Real events for the corpus: commands sent through the aggregates, with bodies that
+//! say as little as possible, as much as possible, and odd things.
+
+use chrono::TimeDelta;
+use domain::{Aggregate, Command, Event, StreamType};
+
+use crate::support::{at, facts};
+
+/// Bodies that say only what they must, all there is, or what is hard to write.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Style {
+    Bare,
+    Full,
+    Odd,
+}
+
+/// Lives that between them meet every event; `~` lets the lease run out before.
+const LIVES: &[(StreamType, &str)] = &[
+    (
+        StreamType::Task,
+        "submit update assign start progress extend block unblock submit_for_review reject \
+         assign release assign unassign assign reassign start fail assign submit_for_review \
+         approve archive",
+    ),
+    (StreamType::Task, "submit assign ~expire_lease assign fail! requeue cancel archive"),
+    (StreamType::Task, "submit assign complete archive"),
+    (
+        StreamType::Task,
+        "submit assign start fail assign start fail assign start fail requeue assign fail! discard",
+    ),
+    (
+        StreamType::Agent,
+        "register update deploy mark_ready report drain mark_ready hibernate wake restart \
+         register force_stop retire",
+    ),
+    (StreamType::Operation, "accept start progress succeed"),
+    (StreamType::Operation, "accept fail"),
+    (StreamType::Operation, "accept cancel"),
+    (StreamType::Crew, "assemble assign_role disband"),
+];
+
+/// Every event of every life in every style, in order.
+pub fn samples() -> Vec<Event> {
+    let mut all = Vec::new();
+    for style in [Style::Bare, Style::Full, Style::Odd] {
+        for (kind, life) in LIVES {
+            all.extend(live(*kind, life, style));
+        }
+    }
+    all
+}
+
+fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
+    let mut state = Aggregate::new(kind);
+    let mut now = at(0) + TimeDelta::microseconds(123_457 * (style as i64 + 1));
+    let mut all = Vec::new();
+    for word in life.split_whitespace() {
+        let name = word.trim_matches(['~', '!']);
+        now += if word.starts_with('~') {
+            TimeDelta::days(2)
+        } else {
+            TimeDelta::microseconds(1_234_567)
+        };
+        let body = body(&state, kind, name, style, word.ends_with('!'));
+        let command = Command::parse(kind, name, body.as_bytes());
+        let command = command.unwrap_or_else(|problem| panic!("{kind} {word}: {problem:?}"));
+        let events = state.decide(&command, &facts(now));
+        for event in events.unwrap_or_else(|refusal| panic!("{kind} {word}: {refusal:?}")) {
+            state.apply(&event);
+            all.push(event);
+        }
+    }
+    all
+}
+
+fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless: bool) -> String {
+    let token = match state {
+        Aggregate::Task(task) => task.tokens,
+        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+    };
+    let must = required(kind, name, token, style);
+    let more = match style {
+        Style::Bare => "",
+        Style::Full => full(kind, name),
+        Style::Odd => odd(kind, name),
+    };
+    let retryable = if hopeless { r#""retryable":false"# } else { "" };
+    let fields = [must.as_str(), more, retryable];
+    let fields: Vec<&str> = fields.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
+    let n = style as u8 + 1;
+    let word = ["a", "night shift", "ñandú “ΩΩ” \\\"/\\\\ \\n\\t 🦀"][style as usize];
+    let agent = format!(r#""agent_id":"0192f0c0-0000-7000-8000-00000000000{n}""#);
+    match (kind, name) {
+        (StreamType::Task, "submit") => format!(r#""title":"{word}""#),
+        (StreamType::Task, "update") => {
+            [r#""title":"b""#, r#""priority":"high""#, r#""due_at":null"#][style as usize].into()
+        }
+        (StreamType::Task, "assign" | "reassign") => agent,
+        (StreamType::Task, "block") => format!(r#""reason":"{word}""#),
+        (
+            StreamType::Task,
+            "start" | "progress" | "complete" | "fail" | "extend" | "release" | "expire_lease",
+        ) => format!(r#""lease_token":{token}"#),
+        (StreamType::Agent, "register") => format!(r#""name":"{word}""#),
+        (StreamType::Agent, "update") => format!(r#""slots":{n}"#),
+        (StreamType::Agent, "report") => {
+            let seen = ["degraded", "unhealthy", "blocked"][style as usize];
+            format!(r#""observed_state":"{seen}""#)
+        }
+        (StreamType::Operation, "accept") => {
+            format!(r#""kind":"agent.drain","resource":{{"type":"agent","id":"{word}"}}"#)
+        }
+        (StreamType::Operation, "progress") => format!(r#""done":{n}"#),
+        (StreamType::Operation, "fail") => {
+            let mut problem = domain::Problem::new(domain::Code::NotPossible, "");
+            if style != Style::Bare {
+                problem.detail = format!("no room on {n} nodes");
+                problem.retry_after_ms = Some(250);
+                problem.errors.push(domain::FieldError::new("/a~1b", "odd", "ñ"));
+            }
+            format!(r#""problem":{}"#, domain::Json::of(&problem).as_str())
+        }
+        (StreamType::Crew, "assemble") => format!(r#""name":"{word}","agents":[{n}]"#),
+        (StreamType::Crew, "assign_role") => format!(r#"{agent},"role":"role-{n}""#),
+        _ => String::new(),
+    }
+}
+
+fn full(kind: StreamType, name: &str) -> &'static str {
+    match (kind, name) {
+        (StreamType::Task, "submit") => {
+            r#""description":"at length","type":"render","queue":"gpu","priority":"critical",
+            "payload":{"frames":[1,2,3],"final":true},"capabilities":["cuda","rust"],
+            "labels":{"zone":"eu","team":"film"},"assignees":["ada"],
+            "parent_id":"0192f0c0-0000-7000-8000-0000000000aa",
+            "depends_on":["0192f0c0-0000-7000-8000-0000000000ab"],
+            "due_at":"2026-06-01T12:00:00Z","run_at":"2026-01-01T00:00:00.5Z",
+            "concurrency_key":"film-7",
+            "retry":{"max_attempts":3,"backoff_ms":500,"backoff_max_ms":9000,"retryable":["net"]}"#
+        }
+        (StreamType::Task, "update") => {
+            r#""description":"anew","payload":[1],"capabilities":["cuda"],"labels":["a","b"],
+            "assignees":["bob"],"due_at":"2026-07-01T00:00:00Z","run_at":null"#
+        }
+        (StreamType::Task, "assign" | "reassign") => r#""lease_ms":60000,"reason":"it fits""#,
+        (StreamType::Task, "progress") => {
+            r#""percent":42.5,"message":"half way","data":{"frame":21}"#
+        }
+        (StreamType::Task, "complete" | "submit_for_review") => r#""result":{"url":"s3://b/k"}"#,
+        (StreamType::Task, "fail") => r#""error":{"exit":137},"class":"net""#,
+        (StreamType::Task, "extend") => r#""lease_ms":90000"#,
+        (StreamType::Task, "start" | "block" | "expire_lease") => "",
+        (StreamType::Agent, "register") => {
+            r#""role":"coder","capabilities":["rust"],"labels":["gpu"],"slots":4,
+            "memory_context":"likes tests","profile":{"command":["run"]},"version":"1.2.3",
+            "endpoint":"http://localhost:9","ttl_ms":5000"#
+        }
+        (StreamType::Agent, "update") => {
+            r#""role":"lead","capabilities":["review"],"labels":{"a":"b"},"memory_context":"m""#
+        }
+        (StreamType::Operation, "accept") => {
+            r#""input":{"dry":true},"command":{"type":"agent",
+            "id":"0192f0c0-0000-7000-8000-000000000001","command":"drain",
+            "command_id":"0192f0c0-0000-7000-8000-0000000000cc","body":{"reason":"night"},
+            "expected_version":3}"#
+        }
+        (StreamType::Operation, "progress") => r#""total":10,"message":"two of ten""#,
+        (StreamType::Operation, "succeed") => r#""result":{"drained":4}"#,
+        (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        _ => r#""reason":"so it was decided""#,
+    }
+}
+
+fn odd(kind: StreamType, name: &str) -> &'static str {
+    match (kind, name) {
+        (StreamType::Task, "submit") => {
+            r#""payload":{"big":18446744073709551617,"tiny":1e-300,"kept":1.0E+2,
+            "esc":"\u00e9\/\ud83e\udd80","":null},"labels":{"a/b~c":""},"priority":4,
+            "due_at":"9999-12-31T23:59:59.999999+00:00","retry":{"backoff_ms":0}"#
+        }
+        (StreamType::Task, "update") => r#""description":null,"payload":null,"labels":{}"#,
+        (StreamType::Task, "assign" | "reassign") => r#""lease_ms":86400000,"reason":"""#,
+        (StreamType::Task, "progress") => r#""percent":33.333333333333336,"data":-0.0"#,
+        (StreamType::Task, "complete" | "submit_for_review") => r#""result":[[[]],{},"\u2028"]"#,
+        (StreamType::Task, "fail") => r#""error":"line 1\nline 2\ttab","class":"""#,
+        (StreamType::Task, "extend") => r#""lease_ms":1000"#,
+        (StreamType::Task, "start" | "block" | "expire_lease") => "",
+        (StreamType::Agent, "register") => r#""profile":"small","labels":{},"memory_context":"""#,
+        (StreamType::Agent, "update") => r#""capabilities":[],"memory_context":"\u2028\n""#,
+        (StreamType::Operation, "accept") => r#""input":[18446744073709551617]"#,
+        (StreamType::Operation, "progress") => r#""total":18446744073709551615,"message":"ñ\n🦀""#,
+        (StreamType::Operation, "succeed") => r#""result":1.50"#,
+        (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        _ => r#""reason":"“so” \\ it\nwas 🦀""#,
+    }
+}

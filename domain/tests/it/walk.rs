@@ -1,0 +1,140 @@
+//! Random walks: steps that mostly fit the state they meet, so that walks go deep.
+
+use chrono::TimeDelta;
+use domain::agent::{AgentCommand, AgentState};
+use domain::operation::OperationCommand;
+use domain::task::TaskCommand;
+use domain::{Aggregate, Command, Event, Facts, StreamType};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::support::{at, facts};
+
+/// One step: which command, with which of a few choices, and how much later.
+#[derive(Debug, Clone)]
+pub struct Step {
+    which: prop::sample::Index,
+    pick: u8,
+    later_us: i64,
+}
+
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = (any::<prop::sample::Index>(), any::<u8>(), 0..45_000_000i64);
+    vec(step.prop_map(|(which, pick, later_us)| Step { which, pick, later_us }), 0..60)
+}
+
+/// A state that was met, the command it was asked and what it said.
+pub struct Met {
+    pub before: Aggregate,
+    pub command: Command,
+    pub facts: Facts,
+    pub answer: Result<Vec<Event>, domain::Refusal>,
+    pub after: Aggregate,
+}
+
+/// Walks through a stream's life; refused steps leave it where it is.
+pub fn walk(kind: StreamType, steps: &[Step]) -> Vec<Met> {
+    let mut state = Aggregate::new(kind);
+    let mut now = at(0);
+    let mut met = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        now += TimeDelta::microseconds(step.later_us);
+        let names = Command::names(kind);
+        let name = if index == 0 { names[0] } else { step.which.get(names) };
+        let body = body(&state, name, step.pick);
+        let command = Command::parse(kind, name, body.as_bytes()).expect("a good body");
+        let facts = facts(now);
+        let answer = state.decide(&command, &facts);
+        let before = state.clone();
+        for event in answer.iter().flatten() {
+            state.apply(event);
+        }
+        met.push(Met { before, command, facts, answer, after: state.clone() });
+    }
+    met
+}
+
+/// A body for a command; three of four show the current token.
+pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
+    let pick = u64::from(pick);
+    let lease = match state {
+        Aggregate::Task(task) if pick % 4 == 3 => task.tokens.saturating_sub(pick / 4 % 3),
+        Aggregate::Task(task) => task.tokens,
+        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+    };
+    let agent = domain::AgentId::nth(u128::from(pick % 3 + 1));
+    let lease_ms = 1_000 + pick * 200;
+    match name {
+        "submit" => format!(
+            r#"{{"title":"t","triage":{},"retry":{{"max_attempts":{},"backoff_ms":{}}}}}"#,
+            pick % 4 == 0,
+            pick % 5 + 1,
+            pick * 100
+        ),
+        "assign" | "reassign" => format!(r#"{{"agent_id":"{agent}","lease_ms":{lease_ms}}}"#),
+        "assign_role" => format!(r#"{{"agent_id":"{agent}","role":"r{pick}"}}"#),
+        "assemble" => r#"{"name":"c","agents":[]}"#.into(),
+        "start" if !matches!(state, Aggregate::Task(_)) => "{}".into(),
+        "start" | "complete" | "release" | "expire_lease" => {
+            format!(r#"{{"lease_token":{lease}}}"#)
+        }
+        "progress" if matches!(state, Aggregate::Operation(_)) => format!(r#"{{"done":{pick}}}"#),
+        "progress" => format!(r#"{{"lease_token":{lease},"percent":{}}}"#, pick as f64 / 2.57),
+        "extend" => format!(r#"{{"lease_token":{lease},"lease_ms":{lease_ms}}}"#),
+        "fail" if matches!(state, Aggregate::Operation(_)) => {
+            let problem = domain::Problem::new(domain::Code::Internal, "p");
+            format!(r#"{{"problem":{}}}"#, domain::Json::of(&problem).as_str())
+        }
+        "fail" => format!(r#"{{"lease_token":{lease},"retryable":{}}}"#, pick % 5 != 0),
+        "block" if pick % 2 == 0 => r#"{"reason":"r"}"#.into(),
+        "block" => format!(r#"{{"reason":"r","lease_token":{lease}}}"#),
+        "update" if matches!(state, Aggregate::Agent(_)) => r#"{"slots":2}"#.into(),
+        "update" => r#"{"description":null,"priority":"low"}"#.into(),
+        "register" => {
+            let known = match state {
+                Aggregate::Agent(agent) if pick % 8 != 7 => agent.name.as_str(),
+                Aggregate::Agent(_)
+                | Aggregate::Task(_)
+                | Aggregate::Operation(_)
+                | Aggregate::Crew(_) => "",
+            };
+            let new = if pick % 2 == 0 { "ada" } else { "bob" };
+            let name = if known.is_empty() { new } else { known };
+            format!(r#"{{"name":"{name}"}}"#)
+        }
+        "report" => {
+            let seen: Vec<_> =
+                AgentState::ALL.into_iter().filter(|s| s.can_be_observed()).collect();
+            let seen = seen[pick as usize % seen.len()];
+            format!(r#"{{"observed_state":"{}"}}"#, seen.as_str())
+        }
+        "accept" => r#"{"kind":"k","resource":{"type":"agent","id":"1"}}"#.into(),
+        _ if pick % 2 == 0 => "{}".into(),
+        "submit_for_review" | "succeed" => format!(r#"{{"result":{pick}}}"#),
+        _ => r#"{"reason":"so"}"#.into(),
+    }
+}
+
+/// The names of the commands that a state says it takes.
+pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
+    match state {
+        Aggregate::Task(task) if task.archived => Some(vec![]),
+        Aggregate::Task(task) => task.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Agent(agent) => agent.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Operation(operation) => operation.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Crew(_) => None,
+    }
+}
+
+/// Whether a command may be taken though the list does not name it: a creation, or
+/// what only repeats or records what is so already.
+pub fn unlisted(command: &Command) -> bool {
+    match command {
+        Command::Task(command) => {
+            matches!(command, TaskCommand::Submit(_) | TaskCommand::ExpireLease(_))
+        }
+        Command::Agent(command) => matches!(command, AgentCommand::Register(_)),
+        Command::Operation(command) => matches!(command, OperationCommand::Accept(_)),
+        Command::Crew(_) => true,
+    }
+}

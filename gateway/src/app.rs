@@ -1,0 +1,183 @@
+//! What every handler works with.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use commands::{AgentWire, Boxed, Claims, Clock, Executor, Ids};
+use domain::{AgentId, Code, Problem, TenantId};
+use parking_lot::Mutex;
+use projections::Queries;
+use store::Reader;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Caller, Tokens};
+use crate::error::ApiError;
+use crate::events::hub::Hub;
+use crate::health::Health;
+use crate::metrics::{Counter, Gauge, Histogram, Metrics};
+
+/// The doors to the other rooms, as the wiring hands them over.
+pub struct Doors {
+    /// Has commands decided.
+    pub executor: Arc<dyn Executor>,
+    /// Answers claims.
+    pub claims: Arc<dyn Claims>,
+    /// What heartbeats told lately.
+    pub wire: Arc<dyn AgentWire>,
+    /// Takes heartbeats that come over HTTP.
+    pub heartbeats: Arc<dyn Heartbeats>,
+    /// The read models.
+    pub queries: Queries,
+    /// The log, followed by position.
+    pub reader: Reader,
+    /// Fresh ids.
+    pub ids: Ids,
+    /// The database's time.
+    pub clock: Clock,
+    /// Who may come in.
+    pub tokens: Tokens,
+    /// How the parts are.
+    pub health: Health,
+    /// The figures of this process.
+    pub metrics: Metrics,
+    /// How much is taken at once.
+    pub limits: Limits,
+}
+
+/// Takes a heartbeat to where those of the agents' wire go.
+pub trait Heartbeats: Send + Sync + 'static {
+    /// Hands over the body; answers `{ "ok", "desired_state" }` as JSON.
+    fn beat(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+        body: domain::Json,
+    ) -> Boxed<Result<domain::Json, Problem>>;
+}
+
+/// How much is taken at once (reliability D44).
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections; further ones wait in the listener's backlog.
+    pub connections: usize,
+    /// Open SSE and WebSocket streams of this process.
+    pub streams: usize,
+    /// Open SSE and WebSocket streams of one principal.
+    pub streams_per_principal: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 4_096, streams: 1_000, streams_per_principal: 100 }
+    }
+}
+
+/// The gateway's state; a clone is the same gateway.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// See [`App`].
+pub struct Inner {
+    /// The doors to the other rooms.
+    pub doors: Doors,
+    pub(crate) hub: Hub,
+    pub(crate) figures: Figures,
+    /// Requests under way, also those whose caller has gone.
+    pub(crate) tracker: TaskTracker,
+    /// Fires when the process leaves: streams end.
+    pub(crate) closing: CancellationToken,
+    streams: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+}
+
+/// What is counted of every request.
+pub(crate) struct Figures {
+    pub(crate) by_class: [Counter; 5],
+    pub(crate) seconds: Histogram,
+    pub(crate) streams: Gauge,
+    pub(crate) stream_events: Counter,
+}
+
+impl Figures {
+    fn of(metrics: &Metrics) -> Self {
+        let class = |class| {
+            let name = "taffrail_http_requests_total";
+            metrics.counter(
+                name,
+                "HTTP requests answered, by class of status.",
+                &[("status", class)],
+            )
+        };
+        Self {
+            by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
+            seconds: metrics.seconds(
+                "taffrail_http_request_seconds",
+                "Time to the head of the answer.",
+                &[],
+            ),
+            streams: metrics.gauge("taffrail_http_streams", "Open SSE and WebSocket streams.", &[]),
+            stream_events: metrics.counter(
+                "taffrail_http_stream_events_total",
+                "Events sent on SSE and WebSocket streams.",
+                &[],
+            ),
+        }
+    }
+}
+
+impl App {
+    /// A gateway in front of these doors.
+    pub fn new(doors: Doors) -> Self {
+        let figures = Figures::of(&doors.metrics);
+        let hub = Hub::new(doors.reader.clone());
+        let (tracker, closing, streams) = Default::default();
+        Self(Arc::new(Inner { doors, hub, figures, tracker, closing, streams }))
+    }
+
+    /// Room for one more stream of a caller, given back when the guard goes.
+    pub(crate) fn stream_slot(&self, caller: &Caller) -> Result<StreamSlot, ApiError> {
+        let limits = self.doors.limits;
+        let mut open = self.streams.lock();
+        let mine = open.get(&caller.principal).copied().unwrap_or_default();
+        let all: usize = open.values().sum();
+        if mine >= limits.streams_per_principal || all >= limits.streams {
+            let detail = format!(
+                "at most {} open streams per principal and {} in all",
+                limits.streams_per_principal, limits.streams
+            );
+            let problem = Problem::new(Code::RateLimited, detail);
+            return Err(Problem { retry_after_ms: Some(5_000), ..problem }.into());
+        }
+        *open.entry(caller.principal.clone()).or_default() += 1;
+        self.figures.streams.set((all + 1) as f64);
+        Ok(StreamSlot { app: self.clone(), principal: caller.principal.clone() })
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Holds the room of one open stream.
+pub(crate) struct StreamSlot {
+    app: App,
+    principal: Arc<str>,
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let mut open = self.app.streams.lock();
+        if let Some(mine) = open.get_mut(&self.principal) {
+            *mine -= 1;
+            if *mine == 0 {
+                open.remove(&self.principal);
+            }
+        }
+        self.app.figures.streams.set(open.values().sum::<usize>() as f64);
+    }
+}

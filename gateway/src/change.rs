@@ -1,0 +1,238 @@
+//! A changing request on its way to the processor, and its outcome on the way back.
+
+use axum::Json;
+use axum::extract::{FromRequestParts, OriginalUri};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::IntoResponse;
+use commands::CommandEnvelope;
+use domain::{Code, Command, Outcome, Problem, Status, StreamType};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::conditional::{self, IfMatch};
+use crate::error::{self, ApiError, ApiResult};
+use crate::idempotency;
+use crate::prefer::{self, Prefer, Return};
+use crate::query::{NoParams, params};
+use crate::trace::Trace;
+
+/// Everything about a changing request but its body.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Who asks.
+    pub caller: Caller,
+    /// The request's trace, stored on its events.
+    pub trace: Trace,
+    /// What the caller prefers.
+    pub prefer: Prefer,
+    method: Method,
+    path: String,
+    key: Option<String>,
+    if_match: IfMatch,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
+        let NoParams {} = params(uri)?;
+        let path = uri.path();
+        let path = path.strip_prefix("/api").unwrap_or(path).to_owned();
+        let trace = parts.extensions.get::<Trace>().cloned();
+        Ok(Self {
+            caller: Caller::from_request_parts(parts, state).await?,
+            trace: trace.ok_or_else(|| ApiError::internal("a request without a trace"))?,
+            prefer: Prefer::of(&parts.headers)?,
+            method: parts.method.clone(),
+            path,
+            key: idempotency::key(&parts.headers)?,
+            if_match: conditional::if_match(&parts.headers)?,
+        })
+    }
+}
+
+/// The stream that a command is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// One that it creates; its id is ours to choose.
+    New,
+    /// One that the caller named.
+    Known(Uuid),
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Changed {
+    /// The changed thing.
+    pub id: Uuid,
+    /// Its version after the change, also its `ETag`.
+    pub version: u64,
+    /// The log position of the change; `Taffrail-Min-Position` waits for it.
+    pub position: u64,
+}
+
+impl Call {
+    /// The command id: derived from the key where there is one, else fresh.
+    pub(crate) fn command_id(&self, app: &App) -> (Uuid, bool) {
+        match &self.key {
+            Some(key) => {
+                (idempotency::command_id(&self.caller, &self.method, &self.path, key), false)
+            }
+            None => (app.doors.ids.fresh(), true),
+        }
+    }
+
+    /// An id that belongs to the command: the same one again for a repeat.
+    pub(crate) fn id_for(&self, app: &App, command_id: Uuid, what: &str) -> Uuid {
+        match self.key {
+            Some(_) => idempotency::derived(command_id, what),
+            None => app.doors.ids.fresh(),
+        }
+    }
+
+    /// The stream version that the caller demands.
+    pub(crate) fn expected_version(&self, target: Target) -> Result<Option<u64>, ApiError> {
+        let mismatch = |detail: &str| Err(ApiError::new(Code::VersionMismatch, detail));
+        match (&self.if_match, target) {
+            (IfMatch::Unsaid, _) | (IfMatch::Any, Target::Known(_)) => Ok(None),
+            (IfMatch::Version(version), Target::Known(_)) => Ok(Some(*version)),
+            (IfMatch::Never, _) => mismatch("no version of ours has this entity tag"),
+            (IfMatch::Any | IfMatch::Version(_), Target::New) => {
+                mismatch("nothing exists yet whose version could match")
+            }
+        }
+    }
+
+    /// The command with all that the request says about it.
+    pub(crate) fn envelope(
+        &self,
+        app: &App,
+        target: Target,
+        command: Command,
+    ) -> Result<CommandEnvelope, ApiError> {
+        let expected_version = self.expected_version(target)?;
+        let (command_id, fresh) = self.command_id(app);
+        let (stream_id, named) = match target {
+            Target::Known(id) => (id, Some(id)),
+            Target::New => (self.id_for(app, command_id, "id"), None),
+        };
+        let fingerprint = CommandEnvelope::fingerprint_of(&command, named);
+        let (tenant, actor) = (self.caller.tenant.clone(), &*self.caller.principal);
+        let envelope = CommandEnvelope::new(tenant, stream_id, command, command_id, actor);
+        let trace = Some(self.trace.as_str().to_owned());
+        Ok(CommandEnvelope { fresh, fingerprint, trace, expected_version, ..envelope })
+    }
+}
+
+/// Has a command decided and answers with what it came to; 202 where the caller prefers so.
+pub async fn change(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
+    if call.prefer.respond_async {
+        return crate::operation::accept_command(app, call, target, command).await;
+    }
+    let kind = command.stream_type();
+    let envelope = call.envelope(app, target, command)?;
+    let outcome = app.doors.executor.execute(envelope).await;
+    answer(app, call, kind, target == Target::New, &outcome).await
+}
+
+/// The answer to a decided command; that of the first one for a repeat.
+pub(crate) async fn answer(
+    app: &App,
+    call: &Call,
+    kind: StreamType,
+    created: bool,
+    outcome: &Outcome,
+) -> ApiResult {
+    let decision = outcome.decision();
+    let replayed = outcome.status == Status::Duplicate;
+    if decision.problem.is_some() || !is_done(decision.status) {
+        let refusal = error::of_outcome(decision);
+        return Err(if replayed {
+            let name = header::HeaderName::from_static("idempotency-replayed");
+            refusal.with_header(name, HeaderValue::from_static("true"))
+        } else {
+            refusal
+        });
+    }
+    let id = decision.stream_id;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut applied = Vec::new();
+    let shown = match call.prefer.answer {
+        Some(Return::Representation) => {
+            crate::view::shown(app, &call.caller, kind, id, decision.position).await
+        }
+        Some(Return::Minimal) => {
+            applied.push("return=minimal");
+            None
+        }
+        None => None,
+    };
+    let mut response = match shown {
+        Some(shown) => {
+            applied.push("return=representation");
+            (status, shown).into_response()
+        }
+        None => {
+            let changed = Changed { id, version: decision.version, position: decision.position };
+            (status, Json(changed)).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, conditional::etag(decision.version));
+    headers.insert("taffrail-log-position", HeaderValue::from(decision.position));
+    if created {
+        headers.insert(header::LOCATION, location(kind, id));
+    }
+    if replayed {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    if call.prefer.strict {
+        applied.push("handling=strict");
+    }
+    prefer::applied(&mut response, &applied);
+    Ok(response)
+}
+
+/// A duplicate without its original was accepted at first: problems travel with it.
+fn is_done(status: Status) -> bool {
+    match status {
+        Status::Accepted | Status::Duplicate => true,
+        Status::Refused | Status::Invalid | Status::Busy => false,
+    }
+}
+
+/// Where a thing is read.
+pub(crate) fn location(kind: StreamType, id: Uuid) -> HeaderValue {
+    let place = format!("/v1/{}/{id}", collection(kind));
+    HeaderValue::from_str(&place).unwrap_or(HeaderValue::from_static("/v1"))
+}
+
+/// The collection that holds the things of a kind.
+pub(crate) const fn collection(kind: StreamType) -> &'static str {
+    match kind {
+        StreamType::Task => "tasks",
+        StreamType::Agent => "agents",
+        StreamType::Operation => "operations",
+        StreamType::Crew => "crews",
+    }
+}
+
+/// Reads a command of a path: its name and its body.
+///
+/// # Errors
+/// 400 with the nearest known command or the faulty fields; also for the commands that
+/// are no routes of their own.
+pub(crate) fn parse(kind: StreamType, name: &str, body: &[u8]) -> Result<Command, ApiError> {
+    Ok(Command::parse(kind, name, body)?)
+}
+
+/// Refuses a command that has a route of its own or is given by the system alone.
+pub(crate) fn not_here(kind: StreamType, name: &str, instead: &str) -> ApiError {
+    let detail = format!("`{name}` is no command of an existing {kind}; {instead}");
+    Problem::new(Code::UnknownCommand, detail).into()
+}

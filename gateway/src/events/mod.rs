@@ -1,0 +1,20 @@
+//! Committed events, outward: pages, server-sent events, WebSockets.
+//!
+//! Invariant: every subscriber gets the same events in the same order, each once, from
+//! whatever position it names; what one subscriber does changes nothing for another.
+
+pub(crate) mod cursor;
+mod filter;
+pub(crate) mod hub;
+mod page;
+mod sse;
+mod stream;
+mod ws;
+
+pub(crate) use filter::StreamFilter;
+pub(crate) use page::cloud_events;
+pub use page::{__path_list_events, EventList, list_events};
+pub(crate) use sse::answer as sse_answer;
+pub use sse::{__path_stream_events, stream_events};
+pub(crate) use stream::{Live, Next};
+pub use ws::{__path_websocket, websocket};

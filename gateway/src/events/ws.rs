@@ -1,0 +1,335 @@
+//! `GET /v1/ws`: events, acknowledgements and commands over one connection.
+//!
+//! The client sends `{"subscribe": {…}}`, `{"ack": position}` or `{"command": {…}}`, each
+//! as one text frame; it gets `{"subscribed"}`, `{"event"}`, `{"reset"}`, `{"outcome"}`
+//! and `{"problem"}`. Both ways are bounded: commands beyond the window wait unread, and
+//! events wait for the peer to read and, where it asked so, to acknowledge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, header};
+use domain::{Code, Problem};
+use futures::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::cursor;
+use super::filter::StreamFilter;
+use super::stream::{KEEP_ALIVE, Live, Next};
+use crate::app::{App, StreamSlot};
+use crate::auth::Caller;
+use crate::batch::BatchCommand;
+use crate::body::MAX_BODY;
+use crate::error::{ApiError, ApiResult};
+use crate::query::{NoParams, Params};
+use crate::trace::Trace;
+
+/// Messages that wait for the peer to read.
+const OUTBOX: usize = 64;
+/// Commands under way at once.
+const COMMANDS: usize = 64;
+/// A peer that says nothing for so long, not even a pong, is gone.
+const SILENCE: Duration = Duration::from_secs(45);
+/// Bad messages after which the connection is closed.
+const MAX_FAULTS: u32 = 100;
+
+/// What a client may say.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum Said {
+    /// Events from behind a place; replaces the subscription before it.
+    Subscribe(Subscribe),
+    /// Everything up to this position was dealt with.
+    Ack(u64),
+    /// A command; its outcome comes when it is decided.
+    Command(Box<BatchCommand>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Subscribe {
+    /// A position, or `<position>.<epoch>`; absent: from now on.
+    #[serde(default)]
+    after: Option<Place>,
+    #[serde(default)]
+    types: Vec<String>,
+    #[serde(default)]
+    stream: Option<String>,
+    /// Most events sent beyond the last acknowledged one; absent: no limit but the peer's reading.
+    #[serde(default)]
+    window: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Place {
+    Position(u64),
+    Text(String),
+}
+
+/// Opens a WebSocket; the token goes into the `Authorization` header, never into the URL.
+#[utoipa::path(get, path = "/ws", tag = "events", responses(
+    (status = 101, description = "The protocol changes to WebSocket"),
+    (status = "4XX", response = crate::openapi::Refused),
+))]
+pub async fn websocket(
+    State(app): State<App>,
+    caller: Caller,
+    trace: axum::Extension<Trace>,
+    Params(NoParams {}): Params<NoParams>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> ApiResult {
+    let upgrade = upgrade
+        .map_err(|rejection| ApiError::new(Code::InvalidParameter, rejection.body_text()))?;
+    check_origin(&headers)?;
+    let slot = Arc::new(app.stream_slot(&caller)?);
+    let upgrade = upgrade.max_message_size(MAX_BODY).max_frame_size(MAX_BODY);
+    let session = Session::new(app, caller, trace.0, slot);
+    Ok(upgrade.on_upgrade(move |socket| session.run(socket)))
+}
+
+/// A browser names the page that connects; pages of other sites are refused.
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    match (origin, host) {
+        (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
+        _ => Err(ApiError::new(Code::Forbidden, "pages of another origin may not connect")),
+    }
+}
+
+struct Session {
+    app: App,
+    caller: Caller,
+    trace: Trace,
+    slot: Arc<StreamSlot>,
+    acked: watch::Sender<u64>,
+    commands: Arc<Semaphore>,
+    /// Ends the present subscription.
+    subscription: CancellationToken,
+    faults: u32,
+}
+
+impl Session {
+    fn new(app: App, caller: Caller, trace: Trace, slot: Arc<StreamSlot>) -> Self {
+        Self {
+            app,
+            caller,
+            trace,
+            slot,
+            acked: watch::Sender::new(0),
+            commands: Arc::new(Semaphore::new(COMMANDS)),
+            subscription: CancellationToken::new(),
+            faults: 0,
+        }
+    }
+
+    async fn run(mut self, socket: WebSocket) {
+        let (mut sink, mut stream) = socket.split();
+        let (outbox, mut queued) = mpsc::channel::<Message>(OUTBOX);
+        // The connection itself gives up on a peer that does not read.
+        let writer = tokio::spawn(async move {
+            while let Some(message) = queued.recv().await {
+                let last = matches!(message, Message::Close(_));
+                if sink.send(message).await.is_err() || last {
+                    break;
+                }
+            }
+        });
+        let closing = self.app.closing.clone();
+        let mut ping = tokio::time::interval(KEEP_ALIVE);
+        let mut heard = tokio::time::Instant::now();
+        let reason = loop {
+            let message = tokio::select! {
+                () = closing.cancelled() => break Some((1001, "the server is leaving")),
+                () = outbox.closed() => break None,
+                _ = ping.tick() => {
+                    if heard.elapsed() >= SILENCE {
+                        break Some((1011, "nothing was heard for 45 s"));
+                    }
+                    if !self.app.doors.tokens.holds(&self.caller.digest) {
+                        break Some((4401, "the token is not valid any more"));
+                    }
+                    // A full outbox needs no ping: there is something to read.
+                    let _ = outbox.try_send(Message::Ping(Default::default()));
+                    continue;
+                }
+                message = stream.next() => message,
+            };
+            heard = tokio::time::Instant::now();
+            let answer = match message {
+                Some(Ok(Message::Text(text))) => self.hear(text.as_bytes(), &outbox).await,
+                Some(Ok(Message::Binary(_))) => {
+                    Err(Problem::new(Code::InvalidBody, "messages are JSON in text frames"))
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => break None,
+            };
+            if let Err(problem) = answer {
+                self.faults += 1;
+                let text = json!({ "problem": problem }).to_string();
+                if outbox.send(Message::text(text)).await.is_err() {
+                    break None;
+                }
+                if self.faults >= MAX_FAULTS {
+                    break Some((1008, "too many bad messages"));
+                }
+            }
+        };
+        self.subscription.cancel();
+        if let Some((code, reason)) = reason {
+            let frame = CloseFrame { code, reason: reason.into() };
+            let close = outbox.send(Message::Close(Some(frame)));
+            let _ = tokio::time::timeout(Duration::from_secs(1), close).await;
+        }
+        drop(outbox);
+        let _ = tokio::time::timeout(Duration::from_secs(2), writer).await;
+    }
+
+    async fn hear(&mut self, text: &[u8], outbox: &mpsc::Sender<Message>) -> Result<(), Problem> {
+        let said = domain::json::read(text).map_err(|fault| Problem::invalid(vec![fault]))?;
+        match said {
+            Said::Subscribe(wanted) => {
+                let subscribed = self.subscribe(wanted, outbox).await;
+                subscribed.map_err(|refusal| refusal.problem().clone())
+            }
+            Said::Ack(position) => {
+                self.acked.send_if_modified(|known| {
+                    let grown = position > *known;
+                    *known = position.max(*known);
+                    grown
+                });
+                Ok(())
+            }
+            Said::Command(command) => {
+                // The next message is not read before there is room for its command.
+                let Ok(room) = self.commands.clone().acquire_owned().await else { return Ok(()) };
+                let (app, caller) = (self.app.clone(), self.caller.clone());
+                let (trace, outbox) = (self.trace.clone(), outbox.clone());
+                self.app.tracker.spawn(async move {
+                    let outcome = crate::batch::execute(&app, &caller, &trace, *command).await;
+                    let text = json!({ "outcome": outcome }).to_string();
+                    let _ = outbox.send(Message::text(text)).await;
+                    drop(room);
+                });
+                Ok(())
+            }
+        }
+    }
+
+    async fn subscribe(
+        &mut self,
+        wanted: Subscribe,
+        outbox: &mpsc::Sender<Message>,
+    ) -> Result<(), ApiError> {
+        let types = (!wanted.types.is_empty()).then(|| wanted.types.join(","));
+        let filter = StreamFilter::read(types.as_deref(), wanted.stream.as_deref())?;
+        let place = match wanted.after {
+            None => None,
+            Some(Place::Position(position)) => Some(position.to_string()),
+            Some(Place::Text(text)) => Some(text),
+        };
+        let place = cursor::of_request(&HeaderMap::new(), place.as_deref())?;
+        let live = Live::open(&self.app, &self.caller, self.slot.clone(), filter, place).await?;
+        self.subscription.cancel();
+        self.subscription = CancellationToken::new();
+        let (after, epoch) = (live.start.after, live.start.epoch);
+        let word = if live.start.reset { "reset" } else { "subscribed" };
+        let text = json!({ word: { "position": after, "epoch": epoch } }).to_string();
+        self.acked.send_replace(after);
+        let push = push(live, text, outbox.clone(), self.acked.subscribe(), wanted.window);
+        let ended = self.subscription.clone();
+        tokio::spawn(async move {
+            // Nothing that is cut short here holds a query; see `Live::next`.
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = push => {}
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Hands a subscription's events over, at the pace of the peer.
+async fn push(
+    mut live: Live,
+    hello: String,
+    outbox: mpsc::Sender<Message>,
+    mut acked: watch::Receiver<u64>,
+    window: Option<u32>,
+) {
+    if outbox.send(Message::text(hello)).await.is_err() {
+        return;
+    }
+    let mut unacked = std::collections::VecDeque::new();
+    loop {
+        let frames = match live.next().await {
+            Next::Events(frames) => frames,
+            Next::KeepAlive => continue,
+            Next::Broken => {
+                let detail = "the log could not be read; subscribe again at your position";
+                let text = json!({ "problem": Problem::new(Code::Unavailable, detail) });
+                let _ = outbox.send(Message::text(text.to_string())).await;
+                return;
+            }
+            // The session notices these itself and says good-bye.
+            Next::Closing | Next::Revoked => return,
+        };
+        for frame in frames {
+            if let Some(window) = window {
+                while unacked.len() >= window.max(1) as usize {
+                    let done = *acked.borrow_and_update();
+                    while unacked.front().is_some_and(|position| *position <= done) {
+                        unacked.pop_front();
+                    }
+                    if unacked.len() >= window.max(1) as usize && acked.changed().await.is_err() {
+                        return;
+                    }
+                }
+                unacked.push_back(frame.event.position);
+            }
+            let event = String::from_utf8_lossy(frame.json());
+            let text = format!("{{\"event\":{event}}}");
+            if outbox.send(Message::text(text)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_our_own_origin_connect() {
+        let with = |origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "127.0.0.1:7117".parse().expect("header"));
+            headers.insert(header::ORIGIN, origin.parse().expect("header"));
+            headers
+        };
+        assert!(check_origin(&HeaderMap::new()).is_ok());
+        assert!(check_origin(&with("http://127.0.0.1:7117")).is_ok());
+        for bad in ["null", "http://evil.example", "http://127.0.0.1:7117.evil.example", "x"] {
+            assert!(check_origin(&with(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn messages_are_read_strictly() {
+        let read = |text: &str| domain::json::read::<Said>(text.as_bytes());
+        assert!(matches!(read(r#"{"ack":7}"#), Ok(Said::Ack(7))));
+        assert!(matches!(read(r#"{"subscribe":{"after":"7.2"}}"#), Ok(Said::Subscribe(_))));
+        assert!(read(r#"{"subscribe":{"afer":1}}"#).is_err());
+        assert!(read(r#"{"shout":1}"#).is_err());
+    }
+}

@@ -1,0 +1,140 @@
+//! The OpenAPI document, generated from the routes, and the page that shows it.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use domain::Problem;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{self, OpenApi as Document, RefOr};
+use utoipa::{Modify, OpenApi, ToResponse};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::app::App;
+use crate::operation::AcceptedBody;
+use crate::{
+    agent, audit, batch, events, health, metrics, models, operation, queue, service, task,
+};
+
+/// The problem document of a refusal.
+#[derive(ToResponse)]
+#[response(
+    description = "A problem document (RFC 9457)",
+    content_type = "application/problem+json"
+)]
+#[expect(dead_code, reason = "stands for a response in the document alone")]
+pub struct Refused(Problem);
+
+/// What goes on as an operation.
+#[derive(ToResponse)]
+#[response(description = "Taken on as an operation; `Location` tells where to follow it")]
+#[expect(dead_code, reason = "stands for a response in the document alone")]
+pub struct Accepted(AcceptedBody);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Taffrail",
+        description = "Orchestration of agents on an event log. Every change is an event; every answer names the log position that it reflects.",
+    ),
+    components(responses(Refused, Accepted), schemas(Problem, AcceptedBody, domain::Outcome)),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
+    tags(
+        (name = "tasks", description = "Units of work"),
+        (name = "queues", description = "What waits where, and claims"),
+        (name = "dead letters", description = "Tasks that failed for good"),
+        (name = "agents", description = "The workers"),
+        (name = "operations", description = "Long-running work, answered 202"),
+        (name = "events", description = "The log, as pages and as live streams"),
+        (name = "audit", description = "Who did what, and what was refused"),
+        (name = "metrics", description = "Numbers and read models"),
+        (name = "service", description = "The process itself"),
+    ),
+)]
+struct Base;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        if let Some(components) = &mut document.components {
+            components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        }
+    }
+}
+
+/// The routes below `/v1`, which need a token.
+pub(crate) fn api() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(task::submit_task, task::list_tasks))
+        .routes(routes!(batch::batch))
+        .routes(routes!(task::get_task, task::update_task, task::archive_task))
+        .routes(routes!(task::list_task_events))
+        .routes(routes!(task::list_children))
+        .routes(routes!(task::why_task))
+        .routes(routes!(task::command_task))
+        .routes(routes!(queue::claim))
+        .routes(routes!(queue::list_queues))
+        .routes(routes!(queue::get_queue))
+        .routes(routes!(task::list_dead_letters))
+        .routes(routes!(task::requeue_dead_letter))
+        .routes(routes!(agent::register_agent, agent::list_agents))
+        .routes(routes!(agent::get_agent, agent::update_agent))
+        .routes(routes!(agent::beat))
+        .routes(routes!(agent::command_agent))
+        .routes(routes!(operation::list_operations))
+        .routes(routes!(operation::get_operation))
+        .routes(routes!(operation::cancel_operation))
+        .routes(routes!(operation::operation_events))
+        .routes(routes!(events::list_events))
+        .routes(routes!(events::stream_events))
+        .routes(routes!(events::websocket))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(models::tenant_metrics))
+        .routes(routes!(models::rebuild))
+        .routes(routes!(service::schema))
+}
+
+/// The routes that are open to everybody.
+pub(crate) fn open() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::healthz))
+        .routes(routes!(metrics::prometheus))
+        .routes(routes!(service::version))
+        .routes(routes!(openapi_json))
+        .routes(routes!(crate::asyncapi::asyncapi_json))
+}
+
+/// The document of all routes.
+pub fn document() -> Document {
+    let (_, document) = OpenApiRouter::<App>::with_openapi(Base::openapi())
+        .nest("/v1", api())
+        .merge(open())
+        .split_for_parts();
+    document
+}
+
+/// The OpenAPI document as JSON.
+#[utoipa::path(get, path = "/openapi.json", tag = "service", security(()), responses(
+    (status = 200, description = "OpenAPI 3.1", body = domain::Json),
+))]
+pub async fn openapi_json() -> Response {
+    static TEXT: std::sync::LazyLock<Document> = std::sync::LazyLock::new(document);
+    Json(&*TEXT).into_response()
+}
+
+/// The page under `/docs`; its files are in the binary.
+pub(crate) fn page() -> SwaggerUi {
+    let config = Config::from("/openapi.json").validator_url("none").persist_authorization(true);
+    SwaggerUi::new("/docs").config(config)
+}
+
+/// The schema of a type of ours, by its name in the document.
+pub(crate) fn schema(name: &str) -> Option<RefOr<openapi::Schema>> {
+    let components = document().components?;
+    components.schemas.get(name).cloned()
+}

@@ -1,0 +1,238 @@
+//! Takes an operation on: its first event is committed before the 202 goes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json as Answer;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use commands::CommandEnvelope;
+use domain::operation::{AcceptOperation, CommandSpec, OperationCommand, OperationEvent, Resource};
+use domain::{Aggregate, Code, Command, Event, Facts, Json, Outcome, Problem, Status, StreamType};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::change::{self, Call, Target};
+use crate::error::{self, ApiError, ApiResult};
+use crate::events::{Live, StreamFilter, cursor::Cursor};
+use crate::prefer;
+
+/// What an operation is to do.
+pub(crate) struct Work {
+    /// Such as `agent.drain`.
+    pub(crate) kind: String,
+    /// What it works on.
+    pub(crate) resource: Resource,
+    /// The one command that is the whole work, if it is that.
+    pub(crate) command: Option<CommandSpec>,
+    /// Further input.
+    pub(crate) input: Json,
+    /// What a repeat must ask for, too.
+    pub(crate) fingerprint: commands::Fingerprint,
+}
+
+/// The answer to what goes on behind it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct AcceptedBody {
+    /// The operation; `GET /v1/operations/{id}` tells how far it is.
+    pub operation_id: Uuid,
+    /// What it works on.
+    #[schema(inline)]
+    pub resource: Resource,
+    /// The operation's version.
+    pub version: u64,
+    /// The log position of its first event.
+    pub position: u64,
+}
+
+/// Takes on a command as an operation of its own.
+///
+/// What the rules refuse is refused at once: a 202 does not fail later for a reason that
+/// stood there before (wire.md, section 3).
+pub(crate) async fn accept_command(
+    app: &App,
+    call: &Call,
+    target: Target,
+    command: Command,
+) -> ApiResult {
+    let expected_version = call.expected_version(target)?;
+    let (command_id, _) = call.command_id(app);
+    let (id, named) = match target {
+        Target::Known(id) => (id, Some(id)),
+        Target::New => (call.id_for(app, command_id, "id"), None),
+    };
+    let (kind, name) = (command.stream_type(), command.name());
+    let key = (call.id_for(app, command_id, "accept"), call.caller.tenant.clone());
+    // A repeat of what was taken on is not judged again: the state has moved on since.
+    if app.doors.reader.log.results(&[key]).await?.is_empty() {
+        rehearse(app, call, id, &command, expected_version).await?;
+    }
+    let body = String::from_utf8(command.body()).ok().and_then(|text| Json::parse(&text).ok());
+    let work = Work {
+        kind: format!("{kind}.{name}"),
+        resource: Resource { kind: kind.as_str().into(), id: id.to_string() },
+        command: Some(CommandSpec {
+            kind,
+            id,
+            command: name.into(),
+            command_id,
+            body: body.unwrap_or_default(),
+            expected_version,
+        }),
+        input: Json::null(),
+        fingerprint: CommandEnvelope::fingerprint_of(&command, named),
+    };
+    accept(app, call, command_id, work).await
+}
+
+/// Commits an operation's first event and answers 202, or in line where the caller is
+/// ready to wait and it is done in time.
+pub(crate) async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
+    let kind = work.command.as_ref().map(|spec| spec.kind);
+    let created = work.command.as_ref().is_some_and(|spec| {
+        Command::parse(spec.kind, &spec.command, spec.body.as_str().as_bytes())
+            .is_ok_and(|command| crate::batch::creates(&command))
+    });
+    let resource = work.resource.clone();
+    let accept = OperationCommand::Accept(AcceptOperation {
+        kind: work.kind,
+        resource: work.resource,
+        command: work.command,
+        input: work.input,
+    });
+    let operation = call.id_for(app, command_id, "operation");
+    let (tenant, actor) = (call.caller.tenant.clone(), &*call.caller.principal);
+    let own_id = call.id_for(app, command_id, "accept");
+    let envelope = CommandEnvelope {
+        fingerprint: work.fingerprint,
+        trace: Some(call.trace.as_str().to_owned()),
+        ..CommandEnvelope::new(tenant, operation, accept, own_id, actor)
+    };
+    let outcome = app.doors.executor.execute(envelope).await;
+    let decision = outcome.decision();
+    if decision.problem.is_some() {
+        return Err(error::of_outcome(decision));
+    }
+    let replayed = outcome.status == Status::Duplicate;
+    let mut response = match (call.prefer.respond_async, call.prefer.wait) {
+        (true, Some(wait)) => match finished(app, call, decision, wait).await {
+            Some(ended) => inline(app, call, kind, created, operation, ended).await?,
+            None => accepted(operation, resource, decision),
+        },
+        (true, None) | (false, _) => accepted(operation, resource, decision),
+    };
+    if replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    let wanted: &[&str] = if call.prefer.respond_async { &["respond-async"] } else { &[] };
+    prefer::applied(&mut response, wanted);
+    Ok(response)
+}
+
+fn accepted(operation_id: Uuid, resource: Resource, first: &Outcome) -> Response {
+    let (version, position) = (first.version, first.position);
+    let body = AcceptedBody { operation_id, resource, version, position };
+    let mut response = (StatusCode::ACCEPTED, Answer(body)).into_response();
+    let headers = response.headers_mut();
+    let place = change::location(StreamType::Operation, operation_id);
+    headers.insert(header::LOCATION, place);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert("taffrail-log-position", HeaderValue::from(position));
+    response
+}
+
+/// How an operation ended, if it does within the time given.
+async fn finished(
+    app: &App,
+    call: &Call,
+    first: &Outcome,
+    wait: Duration,
+) -> Option<Result<Json, Problem>> {
+    let slot = Arc::new(app.stream_slot(&call.caller).ok()?);
+    let filter = StreamFilter { stream: Some(first.stream_id), ..StreamFilter::default() };
+    let from = Some(Cursor { position: first.position, epoch: None });
+    let mut live = Live::open(app, &call.caller, slot, filter, from).await.ok()?;
+    let end = async {
+        loop {
+            let crate::events::Next::Events(frames) = live.next().await else { return None };
+            let ends = frames.iter().filter_map(|frame| match frame.event.event() {
+                Ok(Event::Operation(OperationEvent::Succeeded(done))) => {
+                    Some(Ok(done.result.clone()))
+                }
+                Ok(Event::Operation(OperationEvent::Failed(why))) => Some(Err(why.problem.clone())),
+                Ok(Event::Operation(OperationEvent::Cancelled(_))) => {
+                    let detail = "the operation was cancelled";
+                    Some(Err(Problem::new(Code::NotPossible, detail)))
+                }
+                Ok(
+                    Event::Operation(
+                        OperationEvent::Accepted(_)
+                        | OperationEvent::Started(_)
+                        | OperationEvent::Progressed(_),
+                    )
+                    | Event::Task(_)
+                    | Event::Agent(_)
+                    | Event::Crew(_),
+                )
+                | Err(_) => None,
+            });
+            if let Some(end) = ends.into_iter().next() {
+                return Some(end);
+            }
+        }
+    };
+    tokio::time::timeout(wait, end).await.ok().flatten()
+}
+
+/// The answer that the work would have had without an operation.
+async fn inline(
+    app: &App,
+    call: &Call,
+    kind: Option<StreamType>,
+    created: bool,
+    operation: Uuid,
+    ended: Result<Json, Problem>,
+) -> ApiResult {
+    let result = ended?;
+    let outcome = kind.and_then(|kind| Some((kind, result.read::<Outcome>().ok()?)));
+    match outcome {
+        Some((kind, outcome)) => change::answer(app, call, kind, created, &outcome).await,
+        None => {
+            let body = serde_json::json!({ "operation_id": operation, "result": result });
+            Ok(Answer(body).into_response())
+        }
+    }
+}
+
+/// Decides a command on the present state without keeping anything.
+async fn rehearse(
+    app: &App,
+    call: &Call,
+    id: Uuid,
+    command: &Command,
+    expected_version: Option<u64>,
+) -> Result<(), ApiError> {
+    let key = (call.caller.tenant.clone(), id);
+    let log = &app.doors.reader.log;
+    let folded = log.rehydrate(std::slice::from_ref(&key)).await?;
+    let (version, state) = match folded.streams.get(&key) {
+        Some(snapshot) => (snapshot.version, snapshot.state.clone()),
+        None => (0, Aggregate::new(command.stream_type())),
+    };
+    let facts = Facts { now: app.doors.clock.now(), actor: call.caller.principal.to_string() };
+    state.decide(command, &facts).map_err(|refusal| Problem::from(&refusal))?;
+    if expected_version.is_some_and(|expected| expected != version) {
+        let detail = format!("the current version is {version}");
+        return Err(ApiError::new(Code::VersionMismatch, detail));
+    }
+    if let Some(claim) = command.claim() {
+        let owners = log.owners(&[(key.0.clone(), claim)]).await?;
+        if let Some(owner) = owners.into_values().find(|owner| *owner != id) {
+            let problem = Problem::new(Code::NameTaken, "the name belongs to another");
+            return Err(Problem { conflicting_id: Some(owner), ..problem }.into());
+        }
+    }
+    Ok(())
+}

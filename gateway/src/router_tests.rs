@@ -1,0 +1,323 @@
+//! The routes as a whole, in front of a database that is not there.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use commands::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Ids, Observation};
+use domain::task::{Assignment, ClaimTasks, Claimed};
+use domain::{AgentId, Json, Outcome, OutcomeEvent, Problem, Status, TenantId};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::app::{Doors, Heartbeats, Limits};
+use crate::auth::{TokenRow, TokenSource, Tokens};
+
+const TOKEN: &str = "secret";
+
+/// Accepts everything, and the same command id once only.
+#[derive(Default)]
+struct Yes(Mutex<Vec<CommandEnvelope>>);
+
+impl Executor for Yes {
+    fn execute(&self, command: CommandEnvelope) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let mut seen = self.0.lock();
+        let outcome = Outcome {
+            status: Status::Accepted,
+            command_id: command.command_id,
+            stream_id: command.stream_id,
+            version: 1,
+            position: 7,
+            events: vec![OutcomeEvent { kind: command.command.name().into(), position: 7 }],
+            problem: None,
+            original: None,
+            retry_after_ms: None,
+        };
+        let before = seen.iter().find(|known| known.command_id == command.command_id);
+        let answer = match before {
+            Some(known) if known.fingerprint == command.fingerprint => {
+                Outcome::duplicate_of(outcome)
+            }
+            Some(_) => Outcome {
+                status: Status::Refused,
+                problem: Some(Problem::new(domain::Code::IdempotencyMismatch, "")),
+                ..outcome
+            },
+            None => outcome,
+        };
+        seen.push(command);
+        Box::pin(async move { answer })
+    }
+}
+
+struct Nobody;
+
+impl Claims for Nobody {
+    fn claim(&self, _: TenantId, _: String, _: ClaimTasks) -> Boxed<Result<Claimed, Problem>> {
+        Box::pin(async { panic!("a secret detail of a bug") })
+    }
+}
+
+impl AgentWire for Nobody {
+    fn listens(&self, _: TenantId, _: AgentId) -> Boxed<bool> {
+        Box::pin(async { false })
+    }
+    fn push(&self, _: TenantId, _: AgentId, _: Assignment) -> Boxed<bool> {
+        Box::pin(async { false })
+    }
+    fn control(&self, _: TenantId, _: AgentId, _: &'static str) -> Boxed<()> {
+        Box::pin(async {})
+    }
+    fn observed(&self, _: &TenantId, _: AgentId) -> Option<Observation> {
+        None
+    }
+}
+
+impl Heartbeats for Nobody {
+    fn beat(&self, _: TenantId, _: AgentId, body: Json) -> Boxed<Result<Json, Problem>> {
+        Box::pin(async { Ok(body) })
+    }
+}
+
+struct OneToken;
+
+impl TokenSource for OneToken {
+    fn load(&self) -> Boxed<Result<Vec<TokenRow>, store::StoreError>> {
+        let row = TokenRow {
+            digest: Tokens::digest(TOKEN),
+            tenant: TenantId::default_tenant(),
+            principal: "me".into(),
+            role: "admin".into(),
+        };
+        Box::pin(async move { Ok(vec![row]) })
+    }
+}
+
+fn gateway() -> Router {
+    let url = "postgres://nobody@127.0.0.1:1/none";
+    let pool = store::connect_pool(url, 1).expect("a pool that connects when it is asked");
+    let reader =
+        store::Reader { log: store::Log::new(pool.clone(), url), feed: store::Feed::at(0) };
+    router(App::new(Doors {
+        executor: Arc::new(Yes::default()),
+        claims: Arc::new(Nobody),
+        wire: Arc::new(Nobody),
+        heartbeats: Arc::new(Nobody),
+        queries: projections::Queries::new(pool, projections::Progress::default()),
+        reader,
+        ids: Ids,
+        clock: Clock::read_at("2026-01-01T00:00:00Z".parse().expect("a time")),
+        tokens: Tokens::new(OneToken),
+        health: crate::Health::default(),
+        metrics: crate::Metrics::default(),
+        limits: Limits::default(),
+    }))
+}
+
+struct Answered {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    json: Value,
+}
+
+async fn ask(
+    router: &Router,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answered {
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "authorization") {
+        request = request.header("authorization", format!("Bearer {TOKEN}"));
+    }
+    if !body.is_empty() {
+        request = request.header(header::CONTENT_LENGTH, body.len());
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from(body.to_owned())).expect("a request");
+    let response = router.clone().oneshot(request).await.expect("an answer");
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, 8 << 20).await.expect("a body");
+    let json = serde_json::from_slice(&bytes).unwrap_or_default();
+    Answered { status: parts.status, headers: parts.headers, json }
+}
+
+fn slug(answer: &Answered) -> &str {
+    answer.json["type"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn every_documented_path_is_served_under_both_bases() {
+    let router = gateway();
+    let document = serde_json::to_value(openapi::document()).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(paths.len() > 30, "{}", paths.len());
+    for (path, item) in paths {
+        let concrete = path
+            .replace("{id}", "018f0000-0000-7000-8000-000000000001")
+            .replace("{task_id}", "018f0000-0000-7000-8000-000000000001")
+            .replace("{command}", "nonsense")
+            .replace("{queue}", "default")
+            .replace("{model}", "nonsense")
+            .replace("{type}", "nonsense");
+        let bases: &[&str] = if path.starts_with("/v1") { &["", "/api"] } else { &[""] };
+        for base in bases {
+            // A method that no route has tells whether there is one, and runs no handler.
+            let url = format!("{base}{concrete}");
+            let answer = ask(&router, Method::TRACE, &url, &[], "").await;
+            assert_eq!(answer.status, 405, "{url}: {}", answer.json);
+            let allow = answer.headers[header::ALLOW].to_str().expect("text").to_lowercase();
+            for method in item.as_object().expect("operations").keys() {
+                assert!(allow.contains(method.as_str()), "{method} {url}: {allow}");
+            }
+        }
+    }
+    let contract = [
+        "/v1/tasks",
+        "/v1/tasks/{id}",
+        "/v1/tasks/{id}/{command}",
+        "/v1/tasks/batch",
+        "/v1/tasks/{id}/why",
+        "/v1/tasks/{id}/events",
+        "/v1/tasks/{id}/children",
+        "/v1/queues/{queue}/claim",
+        "/v1/queues",
+        "/v1/queues/{queue}",
+        "/v1/dead-letters",
+        "/v1/dead-letters/{task_id}/requeue",
+        "/v1/agents",
+        "/v1/agents/{id}",
+        "/v1/agents/{id}/{command}",
+        "/v1/agents/{id}/heartbeat",
+        "/v1/operations",
+        "/v1/operations/{id}",
+        "/v1/operations/{id}/cancel",
+        "/v1/operations/{id}/events",
+        "/v1/events",
+        "/v1/events/stream",
+        "/v1/ws",
+        "/v1/audit",
+        "/v1/metrics",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/version",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/v1/schemas/{type}",
+        "/v1/projections/{model}/rebuild",
+    ];
+    for path in contract {
+        assert!(paths.contains_key(path), "{path} is not documented");
+    }
+}
+
+#[tokio::test]
+async fn every_reference_of_the_document_leads_somewhere() {
+    let document = serde_json::to_value(openapi::document()).expect("JSON");
+    let text = document.to_string();
+    for part in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = part.split('"').next().expect("a pointer");
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_comes_in_without_a_token() {
+    let router = gateway();
+    for headers in [[("authorization", "")], [("authorization", "Bearer wrong")]] {
+        let answer = ask(&router, Method::GET, "/v1/tasks", &headers, "").await;
+        assert_eq!((answer.status.as_u16(), slug(&answer)), (401, "unauthorized"));
+        assert!(answer.headers.contains_key(header::WWW_AUTHENTICATE));
+    }
+    let open = ask(&router, Method::GET, "/version", &[("authorization", "")], "").await;
+    assert_eq!(open.status, 200);
+}
+
+#[tokio::test]
+async fn a_creation_answers_with_its_place_version_and_position() {
+    let router = gateway();
+    let answer = ask(&router, Method::POST, "/v1/tasks", &[], r#"{"title":"t"}"#).await;
+    assert_eq!(answer.status, 201, "{}", answer.json);
+    let id = answer.json["id"].as_str().expect("an id");
+    assert_eq!(answer.headers[header::LOCATION], format!("/v1/tasks/{id}"));
+    assert_eq!(answer.headers[header::ETAG], "\"1\"");
+    assert_eq!(answer.headers["taffrail-log-position"], "7");
+    assert_eq!((&answer.json["version"], &answer.json["position"]), (&json!(1), &json!(7)));
+}
+
+#[tokio::test]
+async fn a_key_makes_one_command_of_many_requests() {
+    let router = gateway();
+    let key = [("idempotency-key", "\"k\"")];
+    let body = r#"{"title":"t"}"#;
+    let first = ask(&router, Method::POST, "/v1/tasks", &key, body).await;
+    let again = ask(&router, Method::POST, "/api/v1/tasks", &key, r#"{ "title": "t" }"#).await;
+    assert_eq!((again.status, &again.json["id"]), (first.status, &first.json["id"]));
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    let other = ask(&router, Method::POST, "/v1/tasks", &key, r#"{"title":"u"}"#).await;
+    assert_eq!((other.status.as_u16(), slug(&other)), (422, "idempotency-mismatch"));
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_of_its_commands() {
+    let router = gateway();
+    let id = "018f0000-0000-7000-8000-000000000001";
+    let body = json!({
+        "commands": [
+            { "type": "task", "id": id, "command": "cancel" },
+            { "command": "cancl", "id": id },
+            { "command": "cancel" },
+            { "command": "expire_lease", "id": id, "body": { "lease_token": 1 } },
+        ],
+        "items": [{ "title": "t" }, { "titel": "t" }],
+    });
+    let answer = ask(&router, Method::POST, "/v1/tasks/batch", &[], &body.to_string()).await;
+    assert_eq!(answer.status, 200, "{}", answer.json);
+    let outcomes = answer.json["outcomes"].as_array().expect("outcomes");
+    let statuses: Vec<_> = outcomes.iter().map(|o| o["status"].as_str().expect("one")).collect();
+    let expected = ["accepted", "invalid", "invalid", "invalid", "accepted", "invalid"];
+    assert_eq!(statuses, expected);
+    for body in [json!({}), json!({ "items": vec![json!({ "title": "t" }); 1_001] })] {
+        let answer = ask(&router, Method::POST, "/v1/tasks/batch", &[], &body.to_string()).await;
+        assert_eq!((answer.status.as_u16(), slug(&answer)), (400, "invalid-body"));
+    }
+}
+
+#[tokio::test]
+async fn a_bug_is_a_problem_without_its_details() {
+    let router = gateway();
+    let body = json!({ "agent_id": "018f0000-0000-7000-8000-000000000001" }).to_string();
+    let answer = ask(&router, Method::POST, "/v1/queues/default/claim", &[], &body).await;
+    assert_eq!((answer.status.as_u16(), slug(&answer)), (500, "internal"));
+    assert!(!answer.json.to_string().contains("secret"), "{}", answer.json);
+    assert!(answer.json["trace_id"].as_str().is_some_and(|id| id.len() == 32));
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_unavailable() {
+    let router = gateway();
+    let answer = ask(&router, Method::GET, "/v1/tasks", &[], "").await;
+    assert_eq!((answer.status.as_u16(), slug(&answer)), (503, "unavailable"));
+    assert!(answer.headers.contains_key(header::RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn the_page_of_the_documentation_comes_out_of_the_binary() {
+    let router = gateway();
+    for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/openapi.json", "/asyncapi.json"] {
+        let answer = ask(&router, Method::GET, path, &[("authorization", "")], "").await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let schema = ask(&router, Method::GET, "/v1/schemas/task.submitted", &[], "").await;
+    assert_eq!(schema.json["properties"]["title"]["type"], "string", "{}", schema.json);
+    let problem = ask(&router, Method::GET, "/v1/schemas/task.submited", &[], "").await;
+    assert!(problem.json["detail"].as_str().is_some_and(|d| d.contains("task.submitted")));
+}

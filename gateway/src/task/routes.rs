@@ -1,0 +1,123 @@
+//! One task: submit, read, change.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use domain::task::{Reason, SubmitTask, UpdateTask};
+use domain::{Command, StreamType, TaskId};
+use projections::Model;
+use projections::tasks::TaskView;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::JsonBytes;
+use crate::change::{Call, Changed, Target, change, not_here, parse};
+use crate::error::ApiResult;
+use crate::openapi::{Accepted, Refused};
+use crate::query::{Fresh, Id, NoParams, Params, id};
+use crate::{batch, view};
+
+const TASK: StreamType = StreamType::Task;
+
+/// Submits a task; 201 once its first event is durable.
+///
+/// `position` lets a later read wait for this write (`Taffrail-Min-Position`).
+#[utoipa::path(post, path = "/tasks", tag = "tasks", request_body = SubmitTask, responses(
+    (status = 201, description = "Submitted", body = Changed),
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn submit_task(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
+    change(&app, &call, Target::New, parse(TASK, "submit", &body.0)?).await
+}
+
+/// Shows a task.
+#[utoipa::path(get, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), responses(
+    (status = 200, description = "The task", body = TaskView),
+    (status = "4XX", response = Refused),
+))]
+pub async fn get_task(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Params(NoParams {}): Params<NoParams>,
+    fresh: Fresh,
+    headers: HeaderMap,
+) -> ApiResult {
+    let head = app.doors.reader.feed.head();
+    view::wait(&app, fresh, &[Model::Tasks]).await?;
+    let found = app.doors.queries.task(&caller.tenant, TaskId(id), fresh.wait).await?;
+    view::one(found, "task", head, |task| task.version, &headers)
+}
+
+/// Changes what a task says; its state stays.
+#[utoipa::path(patch, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), request_body = UpdateTask, responses(
+    (status = 200, description = "Changed", body = Changed),
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn update_task(
+    State(app): State<App>,
+    call: Call,
+    Id(id): Id,
+    body: JsonBytes,
+) -> ApiResult {
+    change(&app, &call, Target::Known(id), parse(TASK, "update", &body.0)?).await
+}
+
+/// Takes a task off every list; its history stays.
+#[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), responses(
+    (status = 200, description = "Archived", body = Changed),
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn archive_task(
+    State(app): State<App>,
+    call: Call,
+    Id(id): Id,
+    body: JsonBytes,
+) -> ApiResult {
+    change(&app, &call, Target::Known(id), parse(TASK, "archive", &body.0)?).await
+}
+
+/// Gives a task any of its commands: assign, start, progress, block, unblock,
+/// submit_for_review, approve, reject, complete, fail, extend, release, cancel, requeue,
+/// reassign, unassign, discard, archive, update.
+///
+/// What an agent says of its work carries the `lease_token` of its assignment.
+#[utoipa::path(post, path = "/tasks/{id}/{command}", tag = "tasks", params(
+    ("id" = TaskId, Path),
+    ("command" = String, Path, description = "The command's name"),
+), request_body(content = Reason, description = "The command's fields; see AsyncAPI for each"), responses(
+    (status = 200, description = "Done", body = Changed),
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn command_task(
+    State(app): State<App>,
+    call: Call,
+    Path((task, name)): Path<(String, String)>,
+    body: JsonBytes,
+) -> ApiResult {
+    let id = id(&task)?;
+    let command = parse(TASK, &name, &body.0)?;
+    if batch::creates(&command) || batch::is_of_the_system(&command) {
+        return Err(not_here(TASK, &name, "a new task comes by POST /v1/tasks"));
+    }
+    change(&app, &call, Target::Known(id), command).await
+}
+
+/// Revives a failed or dead task: back into its queue with all its attempts.
+#[utoipa::path(post, path = "/dead-letters/{task_id}/requeue", tag = "dead letters", params(("task_id" = TaskId, Path)), request_body = Reason, responses(
+    (status = 200, description = "Queued again", body = Changed),
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn requeue_dead_letter(
+    State(app): State<App>,
+    call: Call,
+    Path(task): Path<String>,
+    body: JsonBytes,
+) -> ApiResult {
+    let command: Command = parse(TASK, "requeue", &body.0)?;
+    change(&app, &call, Target::Known(id(&task)?), command).await
+}

@@ -1,0 +1,171 @@
+-- The read models: rows folded from the log, disposable, made again by a rebuild.
+--
+-- Every table has the same shape: `doc` is the row as the fold wrote it (text, because
+-- jsonb would reorder keys and rewrite numbers of other people's payloads), the other
+-- columns are what queries filter and sort by. The engine writes, the gateway reads its
+-- tenant's share.
+
+CREATE SCHEMA read;
+CREATE SCHEMA rebuild;
+
+-- How far each model is; moved in the transaction that changes its rows.
+CREATE TABLE read.checkpoints (
+    model       text COLLATE "C" PRIMARY KEY,
+    position    bigint NOT NULL,
+    generation  bigint NOT NULL,          -- grows when the rows are replaced as a whole
+    recorded_at timestamptz NOT NULL,     -- of the event at the position
+    updated_at  timestamptz NOT NULL
+) WITH (fillfactor = 10);                 -- room for HOT updates on its one page
+INSERT INTO read.checkpoints
+SELECT model, 0, 1, 'epoch', clock_timestamp()
+FROM unnest(ARRAY['tasks', 'agents', 'operations', 'audit', 'metrics']) model;
+
+-- Streams with an event that a model could not fold.
+CREATE TABLE read.parked (
+    model     text COLLATE "C" NOT NULL,
+    tenant    text COLLATE "C" NOT NULL,
+    stream_id uuid NOT NULL,
+    position  bigint NOT NULL,            -- of the first event that was not folded
+    reason    text NOT NULL,
+    skipped   bigint NOT NULL,            -- later events of the stream, passed over
+    parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (model, tenant, stream_id)
+);
+
+CREATE TABLE read.tasks (
+    tenant       text COLLATE "C" NOT NULL,
+    key          uuid NOT NULL,
+    doc          text NOT NULL,
+    created      bigint NOT NULL,         -- position of the first event: the order of lists
+    state        text COLLATE "C" NOT NULL,
+    queue        text COLLATE "C" NOT NULL,
+    priority     bigint NOT NULL,         -- 0 (critical) to 4 (background)
+    agent_id     uuid,                    -- who has it, or had it last before its end
+    holder       uuid,                    -- who has it now
+    parent_id    uuid,
+    due_at       bigint,                  -- microseconds since 1970, as the next one
+    queued_at    bigint NOT NULL,
+    archived     boolean NOT NULL,
+    capabilities text[] NOT NULL,
+    labels       text[] NOT NULL,         -- words, names, and name=value
+    search       text NOT NULL,           -- lower case: title and the description's beginning
+    PRIMARY KEY (tenant, key)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX tasks_newest ON read.tasks (tenant, created) WHERE NOT archived;
+CREATE INDEX tasks_archived ON read.tasks (tenant, created) WHERE archived;
+CREATE INDEX tasks_by_state ON read.tasks (tenant, state, created) WHERE NOT archived;
+CREATE INDEX tasks_by_queue ON read.tasks (tenant, queue, created) WHERE NOT archived;
+CREATE INDEX tasks_by_agent ON read.tasks (tenant, agent_id, created) WHERE agent_id IS NOT NULL;
+CREATE INDEX tasks_held ON read.tasks (tenant, holder, created) WHERE holder IS NOT NULL;
+CREATE INDEX tasks_by_parent ON read.tasks (tenant, parent_id, created)
+    WHERE parent_id IS NOT NULL;
+CREATE INDEX tasks_due ON read.tasks (tenant, due_at) WHERE due_at IS NOT NULL AND NOT archived;
+-- Depths and ages of queues without a look at the rows, however many tasks are done.
+CREATE INDEX tasks_depths ON read.tasks (tenant, queue, state, priority, queued_at)
+    WHERE NOT archived AND state <> ALL ('{done,cancelled}'::text[]);
+
+CREATE TABLE read.agents (
+    tenant       text COLLATE "C" NOT NULL,
+    key          uuid NOT NULL,
+    doc          text NOT NULL,
+    created      bigint NOT NULL,
+    name         text COLLATE "C" NOT NULL,
+    state        text COLLATE "C" NOT NULL,
+    role         text COLLATE "C" NOT NULL,
+    crew_id      uuid,
+    node_id      text COLLATE "C",
+    capabilities text[] NOT NULL,
+    labels       text[] NOT NULL,
+    search       text NOT NULL,
+    PRIMARY KEY (tenant, key)
+) WITH (fillfactor = 80);
+CREATE INDEX agents_newest ON read.agents (tenant, created);
+CREATE INDEX agents_by_state ON read.agents (tenant, state, created);
+CREATE INDEX agents_by_role ON read.agents (tenant, role, created);
+CREATE INDEX agents_by_crew ON read.agents (tenant, crew_id, created) WHERE crew_id IS NOT NULL;
+CREATE INDEX agents_by_node ON read.agents (tenant, node_id, created) WHERE node_id IS NOT NULL;
+
+CREATE TABLE read.operations (
+    tenant  text COLLATE "C" NOT NULL,
+    key     uuid NOT NULL,
+    doc     text NOT NULL,
+    created bigint NOT NULL,
+    kind    text COLLATE "C" NOT NULL,
+    state   text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant, key)
+) WITH (fillfactor = 80);
+CREATE INDEX operations_newest ON read.operations (tenant, created);
+CREATE INDEX operations_by_state ON read.operations (tenant, state, created);
+CREATE INDEX operations_by_kind ON read.operations (tenant, kind, created);
+
+CREATE TABLE read.audit (
+    tenant         text COLLATE "C" NOT NULL,
+    key            bigint NOT NULL,       -- the event's position
+    doc            text NOT NULL,
+    type           text COLLATE "C" NOT NULL,
+    actor          text COLLATE "C" NOT NULL,
+    agent_id       uuid,
+    task_id        uuid,
+    crew_id        uuid,
+    correlation_id uuid,
+    cause          bigint,
+    recorded_at    bigint NOT NULL,       -- microseconds since 1970; rises with the position
+    PRIMARY KEY (tenant, key)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+CREATE INDEX audit_by_actor ON read.audit (tenant, actor, key);
+CREATE INDEX audit_by_type ON read.audit (tenant, type, key);
+CREATE INDEX audit_by_time ON read.audit (tenant, recorded_at);
+CREATE INDEX audit_by_agent ON read.audit (tenant, agent_id, key) WHERE agent_id IS NOT NULL;
+CREATE INDEX audit_by_task ON read.audit (tenant, task_id, key) WHERE task_id IS NOT NULL;
+CREATE INDEX audit_by_crew ON read.audit (tenant, crew_id, key) WHERE crew_id IS NOT NULL;
+CREATE INDEX audit_by_cause ON read.audit (tenant, cause, key) WHERE cause IS NOT NULL;
+CREATE INDEX audit_by_correlation ON read.audit (tenant, correlation_id, key)
+    WHERE correlation_id IS NOT NULL;
+
+CREATE TABLE read.metrics (
+    tenant text COLLATE "C" NOT NULL,
+    key    text COLLATE "C" NOT NULL,     -- the queue; * for what names none
+    doc    text NOT NULL,
+    PRIMARY KEY (tenant, key)
+) WITH (fillfactor = 50);
+
+-- What a rebuild fills beside the live tables: no index but the key, and not logged,
+-- because a rebuild that was cut short begins anew.
+CREATE UNLOGGED TABLE rebuild.checkpoints (LIKE read.checkpoints INCLUDING INDEXES);
+CREATE UNLOGGED TABLE rebuild.parked (LIKE read.parked INCLUDING INDEXES INCLUDING DEFAULTS);
+CREATE UNLOGGED TABLE rebuild.tasks (LIKE read.tasks, PRIMARY KEY (tenant, key));
+CREATE UNLOGGED TABLE rebuild.agents (LIKE read.agents, PRIMARY KEY (tenant, key));
+CREATE UNLOGGED TABLE rebuild.operations (LIKE read.operations, PRIMARY KEY (tenant, key));
+CREATE UNLOGGED TABLE rebuild.audit (LIKE read.audit, PRIMARY KEY (tenant, key));
+CREATE UNLOGGED TABLE rebuild.metrics (LIKE read.metrics, PRIMARY KEY (tenant, key));
+
+-- When the event at a position was recorded, whosever it is: how long the first event
+-- that a model has not seen is waiting. Tells nothing but a time.
+CREATE FUNCTION read.recorded_at(place bigint) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS
+$$ SELECT e.recorded_at FROM public.events e WHERE e.position = place $$;
+-- The function runs as the owner, whom row-level security binds too.
+CREATE POLICY owner_reads ON events FOR SELECT TO CURRENT_USER USING (true);
+
+DO $$
+DECLARE
+    model text;
+BEGIN
+    FOREACH model IN ARRAY ARRAY['tasks', 'agents', 'operations', 'audit', 'metrics'] LOOP
+        EXECUTE format('ALTER TABLE read.%I ENABLE ROW LEVEL SECURITY', model);
+        EXECUTE format('ALTER TABLE read.%I FORCE ROW LEVEL SECURITY', model);
+        EXECUTE format('CREATE POLICY service ON read.%I FOR ALL TO taffrail_service '
+                       'USING (true) WITH CHECK (true)', model);
+        EXECUTE format('CREATE POLICY tenant ON read.%I FOR SELECT TO taffrail_gateway '
+                       'USING (tenant = (SELECT current_tenant()))', model);
+        EXECUTE format('GRANT SELECT ON read.%I TO taffrail_gateway', model);
+    END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA read TO taffrail_service, taffrail_gateway;
+GRANT USAGE ON SCHEMA rebuild TO taffrail_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO taffrail_service;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA rebuild TO taffrail_service;
+GRANT SELECT ON read.checkpoints TO taffrail_gateway;
+REVOKE ALL ON FUNCTION read.recorded_at(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION read.recorded_at(bigint) TO taffrail_service, taffrail_gateway;

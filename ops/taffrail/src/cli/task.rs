@@ -1,0 +1,274 @@
+//! `taffrail task`
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::fail::Failure;
+use super::human::{age, gist, text};
+use super::out::{Output, Printer};
+use super::submit::{SubmitArgs, seconds};
+use super::table::{Cell, Paint, printable};
+use super::{App, batch};
+
+/// What can be done about tasks.
+#[derive(Debug, Subcommand)]
+pub enum TaskVerb {
+    /// Submit a task
+    Submit(Box<SubmitArgs>),
+    /// List tasks, the newest first
+    List(Box<ListArgs>),
+    /// Show a task
+    Get {
+        /// The task
+        id: Uuid,
+    },
+    /// Cancel a task
+    Cancel {
+        /// The task
+        id: Uuid,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Watch a task until it has come to an end; the exit code tells which
+    Watch {
+        /// The task
+        id: Uuid,
+        /// At most so many seconds
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        timeout: Option<Duration>,
+    },
+    /// Say what a task waits for, and why
+    Why {
+        /// The task
+        id: Uuid,
+    },
+    /// Submit many tasks from a file
+    Batch(batch::BatchArgs),
+}
+
+/// Filters of a list of tasks.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// inbox, queued, assigned, in_progress, blocked, review, done, failed, dead, cancelled
+    #[arg(long)]
+    state: Option<String>,
+    /// The queue
+    #[arg(long)]
+    queue: Option<String>,
+    /// critical, high, normal, low or background
+    #[arg(long)]
+    priority: Option<String>,
+    /// The agent that has it
+    #[arg(long, value_name = "ID")]
+    agent: Option<Uuid>,
+    /// A label
+    #[arg(long)]
+    label: Option<String>,
+    /// A capability that it needs
+    #[arg(long)]
+    capability: Option<String>,
+    /// The task that it is a part of
+    #[arg(long, value_name = "ID")]
+    parent: Option<Uuid>,
+    /// Words in the title
+    #[arg(short = 's', long = "search", value_name = "TEXT")]
+    q: Option<String>,
+    /// Due before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    due_before: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// Which page of a list.
+#[derive(Debug, Default, Args)]
+pub struct Page {
+    /// Entries of a page, at most 200
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+    /// Go on behind an earlier page
+    #[arg(long)]
+    pub cursor: Option<String>,
+}
+
+impl Page {
+    /// The parameters of the page behind those of the filter; those not given are left out.
+    pub fn with(&self, filter: Vec<(&'static str, Option<String>)>) -> Vec<(&'static str, String)> {
+        let page = [("limit", self.limit.map(|n| n.to_string())), ("cursor", self.cursor.clone())];
+        filter.into_iter().chain(page).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// Does it.
+pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
+    let client = app.client()?;
+    match verb {
+        TaskVerb::Submit(args) => {
+            let body = args.body()?;
+            let answer = client.submit_task(&body, args.idempotency_key.as_deref()).await?;
+            if !args.wait {
+                return app.out.show(&answer, |_| format!("{}\n", text(&answer, "id")));
+            }
+            let id = text(&answer, "id")
+                .parse()
+                .map_err(|_| Failure::Usage("the server did not say which task it made".into()))?;
+            app.out.hint(&format!("task {id}"));
+            watch(app, id, args.timeout).await
+        }
+        TaskVerb::List(args) => {
+            let ListArgs { state, queue, priority, agent, label, capability, .. } = *args;
+            let filter = vec![
+                ("state", state),
+                ("queue", queue),
+                ("priority", priority),
+                ("agent", agent.map(|id| id.to_string())),
+                ("label", label),
+                ("capability", capability),
+                ("parent", args.parent.map(|id| id.to_string())),
+                ("q", args.q),
+                ("due_before", args.due_before),
+            ];
+            app.out.list(&client.tasks(&args.page.with(filter)).await?, HEADERS, row)
+        }
+        TaskVerb::Get { id } => {
+            let task = client.task(id).await?;
+            app.out.show(&task, |out| card(out, &task))
+        }
+        TaskVerb::Cancel { id, reason } => {
+            let body = reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+            let answer = client.command_task(id, "cancel", &body).await?;
+            app.out.show(&answer, |_| format!("task {id} is cancelled\n"))
+        }
+        TaskVerb::Watch { id, timeout } => watch(app, id, timeout).await,
+        TaskVerb::Why { id } => {
+            let why = client.why(id).await?;
+            app.out.show(&why, |out| explained(out, &why))
+        }
+        TaskVerb::Batch(args) => batch::run(app, &client, args).await,
+    }
+}
+
+/// The headers of [`row`].
+pub const HEADERS: &[&str] = &["ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TITLE"];
+
+/// A task in a list.
+pub fn row(task: &Value) -> Vec<Cell> {
+    vec![
+        text(task, "id").into(),
+        Cell::state(&text(task, "state")),
+        Cell::state(&text(task, "priority")),
+        text(task, "queue").into(),
+        format!("{}/{}", text(task, "attempt"), text(task, "max_attempts")).into(),
+        age(&text(task, "created_at")).into(),
+        text(task, "title").into(),
+    ]
+}
+
+fn card(out: &Printer, task: &Value) -> String {
+    let mut rows: Vec<(&str, Cell)> = vec![
+        ("id", text(task, "id").into()),
+        ("title", text(task, "title").into()),
+        ("state", Cell::state(&text(task, "state"))),
+        ("priority", Cell::state(&text(task, "priority"))),
+        ("queue", text(task, "queue").into()),
+        ("type", text(task, "type").into()),
+        ("attempt", format!("{} of {}", text(task, "attempt"), text(task, "max_attempts")).into()),
+    ];
+    for name in [
+        "description",
+        "capabilities",
+        "labels",
+        "assignees",
+        "agent_id",
+        "parent_id",
+        "depends_on",
+        "children",
+        "lease_expires_at",
+        "due_at",
+        "progress",
+        "payload",
+        "result",
+        "error",
+        "created_by",
+    ] {
+        let value = text(task, name);
+        if !matches!(value.as_str(), "" | "[]" | "{}") {
+            rows.push((name, value.into()));
+        }
+    }
+    for name in ["created_at", "updated_at"] {
+        let time = text(task, name);
+        rows.push((name, format!("{time} ({})", age(&time)).into()));
+    }
+    rows.push(("version", text(task, "version").into()));
+    rows.push(("position", text(task, "position").into()));
+    out.fields(&rows)
+}
+
+/// Prints every state on the way; fails when the end is not `done`.
+async fn watch(app: &App, id: Uuid, within: Option<Duration>) -> Result<(), Failure> {
+    let client = app.client()?;
+    let mut failed = None;
+    let out = app.out;
+    let task = client
+        .wait_task(id, within, |task| {
+            let written = match out.output {
+                Output::Table => out.text(&step(&out, task)),
+                Output::Jsonl => out.document(task),
+                Output::Json | Output::Yaml => Ok(()),
+            };
+            failed = written.err().or(failed.take());
+        })
+        .await?;
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    if matches!(out.output, Output::Json | Output::Yaml) {
+        out.document(&task)?;
+    }
+    let state = text(&task, "state");
+    if client::is_success_task(&state) {
+        return Ok(());
+    }
+    let error = gist(&task["error"], 200);
+    let because = if error.is_empty() { String::new() } else { format!(": {error}") };
+    Err(Failure::BadEnd(format!("task {id} is {state}{because}")))
+}
+
+fn step(out: &Printer, task: &Value) -> String {
+    let state = text(task, "state");
+    let mut line = out.paint(&state, Paint::of(&state));
+    match state.as_str() {
+        "done" => line = format!("{line}  {}", gist(&task["result"], 2_000)),
+        "assigned" | "in_progress" => {
+            line = format!(
+                "{line}  attempt {}, agent {}",
+                text(task, "attempt"),
+                text(task, "agent_id")
+            );
+            let progress = gist(&task["progress"], 200);
+            if !progress.is_empty() {
+                line = format!("{line}  {progress}");
+            }
+        }
+        _ => {}
+    }
+    format!("{}\n", line.replace(['\n', '\r'], " "))
+}
+
+/// What `why` says: the state, then every reason, the strongest first.
+fn explained(out: &Printer, why: &Value) -> String {
+    let state = text(why, "state");
+    let mut words = format!("{}\n", out.paint(&printable(&state, false), Paint::of(&state)));
+    for reason in why["reasons"].as_array().into_iter().flatten() {
+        let until = reason["until"].as_str().map(|time| format!(" ({})", age(time)));
+        let line = format!("{}: {}", text(reason, "code"), text(reason, "message"));
+        words.push_str(&printable(&format!("  {line}{}", until.unwrap_or_default()), false));
+        words.push('\n');
+    }
+    words
+}

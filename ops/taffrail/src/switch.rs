@@ -1,0 +1,59 @@
+//! Here when this process holds the lease, behind NATS when another does.
+
+use std::sync::Arc;
+
+use commands::process::SchedulerHandle;
+use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor};
+use domain::task::{ClaimTasks, Claimed};
+use domain::{Outcome, Problem, TenantId};
+
+/// The processor, wherever it is.
+pub struct SwitchExecutor {
+    here: Processor,
+    elsewhere: Arc<dyn Executor>,
+}
+
+impl SwitchExecutor {
+    /// Prefers the processor of this process.
+    pub fn new(here: Processor, elsewhere: Arc<dyn Executor>) -> Self {
+        Self { here, elsewhere }
+    }
+}
+
+impl Executor for SwitchExecutor {
+    fn execute(&self, command: CommandEnvelope) -> Boxed<Outcome> {
+        if *self.here.active().borrow() {
+            self.here.execute(command)
+        } else {
+            self.elsewhere.execute(command)
+        }
+    }
+}
+
+/// The scheduler, wherever it is.
+pub struct SwitchClaims {
+    here: Arc<SchedulerHandle>,
+    elsewhere: Arc<dyn Claims>,
+}
+
+impl SwitchClaims {
+    /// Prefers the scheduler of this process.
+    pub fn new(here: Arc<SchedulerHandle>, elsewhere: Arc<dyn Claims>) -> Self {
+        Self { here, elsewhere }
+    }
+}
+
+impl Claims for SwitchClaims {
+    fn claim(
+        &self,
+        tenant: TenantId,
+        queue: String,
+        request: ClaimTasks,
+    ) -> Boxed<Result<Claimed, Problem>> {
+        if self.here.is_active() {
+            self.here.claim(tenant, queue, request)
+        } else {
+            self.elsewhere.claim(tenant, queue, request)
+        }
+    }
+}

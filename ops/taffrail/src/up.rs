@@ -1,0 +1,164 @@
+//! `taffrail up`: everything in one process, with private servers where none are given.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use servers::{DataDir, Embedded, LockError};
+
+use crate::cli::{RUNTIME_FILE, Role, Runtime};
+use crate::config::Config;
+use crate::ready::Ready;
+
+use crate::wiring::{self, Servers};
+use crate::{signals, tokens};
+
+/// What the flags of `up` say beside the settings.
+pub struct Options {
+    /// Keep nothing.
+    pub ephemeral: bool,
+    /// Fetch nothing.
+    pub offline: bool,
+}
+
+/// Runs until a signal comes.
+pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let folder = Folder::of(config, options.ephemeral)?;
+    let data = lock(&folder.path)?;
+
+    let embedded = match (config.database_url(), config.nats_url()) {
+        (Some(_), Some(_)) => None,
+        (None, None) => Some(start_servers(config, options, &data).await?),
+        (Some(_), None) | (None, Some(_)) => bail!(
+            "TAFFRAIL_DATABASE_URL and TAFFRAIL_NATS_URL go together: set both to use servers of \
+             your own, or none to run private ones"
+        ),
+    };
+    let servers = match &embedded {
+        Some(embedded) => Servers {
+            database_url: embedded.postgres().url(&embedded.postgres().database),
+            nats_url: embedded.nats().url.clone(),
+            nats_token: Some(embedded.nats().token.clone()),
+            exclusive: true,
+        },
+        None => Servers {
+            database_url: config.database_url().unwrap_or_default().into(),
+            nats_url: config.nats_url().unwrap_or_default().into(),
+            nats_token: config.nats_token().map(Into::into),
+            exclusive: false,
+        },
+    };
+    ready.postgres(&servers.database_url);
+    ready.nats(&servers.nats_url, servers.nats_token.as_deref());
+
+    let ended = run(config, &data, &servers, embedded.as_ref(), &ready, start).await;
+    let _ = std::fs::remove_file(data.path().join(RUNTIME_FILE));
+    if let Some(embedded) = embedded {
+        let stopped = embedded.stop().await;
+        tracing::info!(?stopped, "servers stopped");
+    }
+    ended
+}
+
+async fn run(
+    config: &Config,
+    data: &DataDir,
+    servers: &Servers,
+    embedded: Option<&Embedded>,
+    ready: &Ready,
+    start: Instant,
+) -> anyhow::Result<()> {
+    migrations::migrate(&servers.database_url).await?;
+    let token = tokens::of_folder(data.path())?;
+    let mut running = wiring::start(config, &Role::ALL, servers, Some(&token)).await?;
+    let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
+    data.note_holder(&http);
+    let runtime = Runtime {
+        http: http.clone(),
+        nats: servers.nats_url.clone(),
+        nats_token: servers.nats_token.clone(),
+        token: token.clone(),
+        pid: std::process::id(),
+    };
+    let runtime = serde_json::to_vec_pretty(&json!(runtime))?;
+    tokens::write_private(&data.path().join(RUNTIME_FILE), &runtime)?;
+    ready.http(&http);
+    ready.data(data.path());
+    ready.token(&token);
+    ready.all(start.elapsed());
+
+    let failed = async {
+        let Some(embedded) = embedded else { return std::future::pending().await };
+        let mut health = embedded.healthy();
+        let failed = health.wait_for(|health| health.failed()).await;
+        failed.map(|health| format!("{:?}", *health)).unwrap_or_default()
+    };
+    let broken = tokio::select! {
+        () = signals::terminated() => None,
+        name = running.broken() => Some(format!("the {name} role ended by itself")),
+        server = failed => Some(format!("a server does not come back: {server}")),
+    };
+    tracing::info!("stopping");
+    let stopped = tokio::select! {
+        () = running.stop() => true,
+        // Whoever asks twice does not want to wait.
+        () = signals::terminated() => false,
+    };
+    match broken {
+        Some(what) => bail!(what),
+        None if !stopped => bail!("stopped without waiting for what was under way"),
+        None => Ok(()),
+    }
+}
+
+async fn start_servers(
+    config: &Config,
+    options: &Options,
+    data: &DataDir,
+) -> anyhow::Result<Embedded> {
+    let servers = config.servers(options.offline)?;
+    let looking = servers.clone();
+    let programs = tokio::task::spawn_blocking(move || servers::locate(&looking))
+        .await
+        .context("the search for the server programs broke off")??;
+    Ok(Embedded::start(&programs, data, &servers).await?)
+}
+
+fn lock(path: &Path) -> anyhow::Result<DataDir> {
+    DataDir::lock(path).map_err(|error| match error {
+        LockError::Held { .. } => anyhow::Error::new(error)
+            .context("this data folder is in use; stop the other one or choose another --data-dir"),
+        LockError::Unusable { .. } => error.into(),
+    })
+}
+
+/// The data folder; an ephemeral one goes with the process.
+struct Folder {
+    path: PathBuf,
+    remove: bool,
+}
+
+impl Folder {
+    fn of(config: &Config, ephemeral: bool) -> anyhow::Result<Self> {
+        let path = if ephemeral {
+            let name = format!("taffrail-{}", hex::encode(rand::random::<[u8; 6]>()));
+            std::env::temp_dir().join(name)
+        } else {
+            let path = config.data_dir();
+            std::path::absolute(&path).with_context(|| format!("{}", path.display()))?
+        };
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Self { path, remove: ephemeral })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.remove {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! All roles and what they hand to one another, from top to bottom.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use broker::{Consumer, Presence, Relay, RemoteClaims, RemoteExecutor, Streams};
+use commands::leader::while_leading;
+use commands::process::{Managers, ManagersConfig, SchedulerHandle};
+use commands::{Claims, Clock, Executor, Ids, ProcessorConfig};
+use domain::TenantId;
+use gateway::Metrics;
+use projections::{Progress, Queries};
+use store::{Feed, Leases, Log, Reader};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Role;
+use crate::config::Config;
+use crate::switch::{SwitchClaims, SwitchExecutor};
+use crate::{figures, tokens};
+
+/// How long the relay may take to hand over the last events at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+
+/// Where the shared servers are.
+pub struct Servers {
+    /// PostgreSQL, as the role that migrates.
+    pub database_url: String,
+    /// NATS.
+    pub nats_url: String,
+    /// NATS's token.
+    pub nats_token: Option<String>,
+    /// This process alone uses them: whoever held a lease before is dead.
+    pub exclusive: bool,
+}
+
+/// The roles of this process, running.
+pub struct Running {
+    /// Where the gateway listens.
+    pub http: Option<std::net::SocketAddr>,
+    /// How much of the log there was at the start.
+    pub head: u64,
+    /// The gateway's health checks; the caller may add its own.
+    pub health: gateway::Health,
+    front: Stage,
+    actors: Stage,
+    processor: Stage,
+    back: Stage,
+    feed: Feed,
+    relayed: Option<tokio::sync::watch::Receiver<broker::Standing>>,
+}
+
+/// Tasks that end together.
+#[derive(Default)]
+struct Stage {
+    cancel: CancellationToken,
+    tasks: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+impl Stage {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push((name, tokio::spawn(task)));
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        for (name, task) in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(name, %error, "a role ended badly");
+            }
+        }
+    }
+}
+
+/// Connects to the servers and starts the roles.
+pub async fn start(
+    config: &Config,
+    roles: &[Role],
+    servers: &Servers,
+    token: Option<&str>,
+) -> anyhow::Result<Running> {
+    // The log, checked, and this process's view of its end.
+    let urls = migrations::service_urls(&servers.database_url)?;
+    let pool = store::connect_pool(&urls.service, config.pool_size()?)?;
+    {
+        let client = pool.get().await.context(
+            "PostgreSQL cannot be reached as taffrail_service; \
+             run `taffrail migrate` once with the same address",
+        )?;
+        store::check_server(&client).await?;
+    }
+    let log = Log::new(pool.clone(), &urls.service);
+    let head = log.head().await.context("the schema is missing: run `taffrail migrate`")?;
+    let feed = Feed::at(head.position);
+    let reader = Reader { log: log.clone(), feed: feed.clone() };
+    let leases = Leases::new(pool.clone());
+    let clock = Clock::read_at(leases.now().await?);
+    let holder = format!("{}:{}", std::process::id(), Ids.fresh());
+    let force = servers.exclusive;
+
+    // NATS, and the agents' wire over it.
+    let nats =
+        broker::connect(&servers.nats_url, servers.nats_token.as_deref(), "taffrail").await?;
+    let streams = Streams::new(nats.clone());
+    streams.ensure().await?;
+
+    let (mut front, mut actors, mut processor, mut back) =
+        (Stage::default(), Stage::default(), Stage::default(), Stage::default());
+    let metrics = Metrics::default();
+    figures::of_log(&metrics, &feed, &pool);
+
+    // Other processes are told of the head, or tell it.
+    if !servers.exclusive {
+        if roles.contains(&Role::Processor) {
+            back.spawn(
+                "notify",
+                until(back.cancel.clone(), store::notify(log.clone(), feed.clone())),
+            );
+        }
+        back.spawn(
+            "listen",
+            until(back.cancel.clone(), store::listen(urls.service.clone(), feed.clone())),
+        );
+    }
+
+    // Relay: the log into TAFFRAIL_EVENTS. It looks first whether an older copy of the
+    // database was put back, before anything new is appended.
+    let mut relayed = None;
+    if roles.contains(&Role::Relay) {
+        let relay = Arc::new(Relay::new(nats.clone(), reader.clone()));
+        relay.reconcile().await.context("TAFFRAIL_EVENTS cannot be compared with the log")?;
+        relayed = Some(relay.standing());
+        figures::of_relay(&metrics, &relay);
+        let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
+        back.spawn("relay", async move {
+            while_leading(leases, "relay", &holder, force, cancel, |cancel| {
+                let relay = relay.clone();
+                async move { relay.run(cancel).await }
+            })
+            .await;
+        });
+    }
+
+    // Processor: decides in this process or behind NATS.
+    let remote: Arc<dyn Executor> = Arc::new(RemoteExecutor::new(nats.clone()));
+    let mut executor = remote.clone();
+    if roles.contains(&Role::Processor) {
+        let limits = ProcessorConfig { queue: config.queue_capacity()?, ..Default::default() };
+        let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
+        figures::of_processor(&metrics, &door);
+        executor = Arc::new(SwitchExecutor::new(door.clone(), remote));
+        let consumer = Consumer::new(nats.clone(), Arc::new(door.clone()), tenants());
+        figures::of_consumer(&metrics, &consumer);
+        let (active, cancel) = (door.active(), actors.cancel.clone());
+        actors.spawn(
+            "consumer",
+            while_active(active, cancel, move |cancel| {
+                let consumer = consumer.clone();
+                async move { consumer.run(cancel).await }
+            }),
+        );
+        let (holder, cancel) = (holder.clone(), processor.cancel.clone());
+        processor.spawn("processor", async move { role.run(&holder, force, cancel).await });
+    }
+
+    // Read models.
+    let progress = Progress::default();
+    let queries_pool = store::connect_pool(&urls.gateway, config.pool_size()?)?;
+    let queries = Queries::new(queries_pool.clone(), progress.clone());
+    if roles.contains(&Role::Projector) {
+        figures::of_projections(&metrics, &progress, &feed);
+        let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
+        let (pool, reader) = (pool.clone(), reader.clone());
+        back.spawn("projector", async move {
+            while_leading(leases, "projector", &holder, force, cancel, |cancel| {
+                projections::engine::run_all(pool.clone(), reader.clone(), progress.clone(), cancel)
+            })
+            .await;
+        });
+    }
+
+    // Managers: scheduler, leases, watchdog, operations.
+    let scheduling: Arc<OnceLock<Arc<SchedulerHandle>>> = Arc::default();
+    let presence = if roles.contains(&Role::Managers) {
+        let scheduling = scheduling.clone();
+        let desired = move |tenant: &TenantId, agent| {
+            Some(scheduling.get()?.desired_state(tenant, agent)?.to_owned())
+        };
+        Presence::answering(nats.clone(), clock.clone(), tenants(), Arc::new(desired))
+    } else {
+        Presence::new(nats.clone(), clock.clone(), tenants())
+    };
+    actors.spawn("presence", {
+        let (presence, cancel) = (presence.clone(), actors.cancel.clone());
+        async move { presence.run(cancel).await }
+    });
+    let wire: Arc<dyn commands::AgentWire> = Arc::new(presence);
+    let mut claims: Arc<dyn Claims> = Arc::new(RemoteClaims::new(nats.clone()));
+    if roles.contains(&Role::Managers) {
+        let works: Vec<Arc<dyn commands::Work>> =
+            vec![Arc::new(replay::RebuildWork::new(log.clone()))];
+        let (managers, scheduler) = Managers::new(
+            Arc::new(reader.clone()),
+            executor.clone(),
+            wire.clone(),
+            clock.clone(),
+            works,
+            ManagersConfig::default(),
+        );
+        let _ = scheduling.set(scheduler.clone());
+        figures::of_scheduler(&metrics, &scheduler);
+        claims = Arc::new(SwitchClaims::new(scheduler.clone(), claims));
+        let managers = Arc::new(managers);
+        let (leases, holder, cancel) = (leases.clone(), holder.clone(), actors.cancel.clone());
+        let client = nats.clone();
+        actors.spawn("managers", async move {
+            while_leading(leases, "managers", &holder, force, cancel, |cancel| {
+                let (managers, scheduler, client) =
+                    (managers.clone(), scheduler.clone(), client.clone());
+                async move {
+                    let answering = cancel.child_token();
+                    let claims =
+                        broker::serve_claims(client, scheduler, tenants(), answering.clone());
+                    let managing = async {
+                        // An error means that the log is not the one it was: fold it anew.
+                        if let Err(error) = managers.run(cancel).await {
+                            tracing::warn!(%error, "the managers begin anew");
+                        }
+                        answering.cancel();
+                    };
+                    tokio::join!(managing, claims);
+                }
+            })
+            .await;
+        });
+    }
+
+    // Gateway.
+    let health = gateway::Health::default();
+    let mut http = None;
+    if roles.contains(&Role::Gateway) {
+        tokens::ensure(&queries_pool, token).await?;
+        figures::of_health(&health, &pool, &nats);
+        let listener = TcpListener::bind(config.http_addr()?).await.with_context(|| {
+            format!("{} cannot be listened on; choose another --http-addr", {
+                config.http_addr().map(|a| a.to_string()).unwrap_or_default()
+            })
+        })?;
+        http = Some(listener.local_addr()?);
+        let app = gateway::App::new(gateway::Doors {
+            executor: executor.clone(),
+            claims,
+            wire,
+            heartbeats: Arc::new(gateway::NatsHeartbeats(nats.clone())),
+            queries,
+            reader: reader.clone(),
+            ids: Ids,
+            clock,
+            tokens: gateway::Tokens::new(gateway::PgTokens(queries_pool)),
+            health: health.clone(),
+            metrics,
+            limits: gateway::Limits::default(),
+        });
+        let cancel = front.cancel.clone();
+        front.spawn("gateway", async move {
+            if let Err(error) = gateway::serve(app, listener, cancel).await {
+                tracing::error!(%error, "the gateway ended");
+            }
+        });
+    }
+
+    let head = head.position;
+    Ok(Running { http, head, health, front, actors, processor, back, feed, relayed })
+}
+
+impl Running {
+    /// Ends the roles in the order in which work flows, so that nothing that was taken is
+    /// left without an answer.
+    pub async fn stop(self) {
+        self.front.stop().await;
+        self.actors.stop().await;
+        self.processor.stop().await;
+        if let Some(mut relayed) = self.relayed {
+            let head = self.feed.head();
+            let all = relayed.wait_for(|standing| standing.relayed >= head);
+            if tokio::time::timeout(LAST_EVENTS, all).await.is_err() {
+                tracing::info!("the relay goes on with the last events at the next start");
+            }
+        }
+        self.back.stop().await;
+    }
+
+    /// Ready when a role has ended by itself, which none should.
+    pub async fn broken(&mut self) -> &'static str {
+        let stages = [&mut self.front, &mut self.actors, &mut self.processor, &mut self.back];
+        let tasks = stages.into_iter().flat_map(|stage| stage.tasks.iter_mut());
+        let ends = tasks.map(|(name, task)| {
+            Box::pin(async move {
+                let _ = task.await;
+                *name
+            })
+        });
+        futures::future::select_all(ends).await.0
+    }
+}
+
+/// Which tenants exist: one, so far.
+fn tenants() -> broker::TenantCheck {
+    Arc::new(|tenant| *tenant == TenantId::default_tenant())
+}
+
+async fn until(cancel: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Runs `work` while a flag is up.
+async fn while_active<W, F>(
+    mut active: tokio::sync::watch::Receiver<bool>,
+    cancel: CancellationToken,
+    work: W,
+) where
+    W: Fn(CancellationToken) -> F,
+    F: Future<Output = ()>,
+{
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            up = active.wait_for(|active| *active) => if up.is_err() { return },
+        }
+        let child = cancel.child_token();
+        let down = async {
+            let _ = active.wait_for(|active| !*active).await;
+            child.cancel();
+        };
+        let working = work(child.clone());
+        tokio::pin!(working, down);
+        tokio::select! {
+            () = &mut working => {}
+            () = &mut down => working.await,
+        }
+        if cancel.is_cancelled() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Finding lines of the audit.
+
+use domain::{AgentId, CrewId, Problem, StreamType, TaskId, TenantId, Timestamp};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::summary::excerpt;
+use super::{AuditEntry, AuditOutcome, AuditRow};
+use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document, position_of};
+use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
+
+/// An end of a span of the log.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// A position.
+    Position(u64),
+    /// An instant, by `recorded_at`.
+    Time(Timestamp),
+}
+
+/// Which lines to list; an empty filter lists all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AuditFilter {
+    /// Asked for by this principal.
+    pub actor: Option<String>,
+    /// About this agent.
+    pub agent: Option<AgentId>,
+    /// About this task.
+    pub task: Option<TaskId>,
+    /// About this crew.
+    pub crew: Option<CrewId>,
+    /// `<stream type>.<event>`; for refusals `<stream type>.<command>`.
+    pub kind: Option<String>,
+    /// From here on, inclusive.
+    pub from: Option<Bound>,
+    /// Up to here, inclusive.
+    pub to: Option<Bound>,
+    /// Caused by the event at this position. Refused commands name no cause.
+    pub cause: Option<u64>,
+    /// Of this correlation. Refused commands name none.
+    pub correlation: Option<Uuid>,
+    /// Leave out either kind of line; absent: both.
+    pub outcome: Option<AuditOutcome>,
+}
+
+impl Queries {
+    /// Events and refused commands, newest first.
+    ///
+    /// # Errors
+    /// [`QueryError::Cursor`] when the cursor is not one of this list.
+    pub async fn audit(
+        &self,
+        tenant: &TenantId,
+        filter: &AuditFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<AuditEntry>>, QueryError> {
+        let limit = bounded(limit);
+        let behind = Cursor::read(ListKind::Audit, cursor)?;
+        let page = listing(tenant, filter, limit, behind).ordered("p.position DESC, p.id DESC");
+        let (seen, rows) = self.select(tenant, &[Model::Audit], page).await?;
+        let mut items = Vec::with_capacity(rows.len());
+        for row in &rows {
+            items.push(entry(row)?);
+        }
+        let page = Page::cut(items, limit, |line: &AuditEntry| {
+            let id = match line.outcome {
+                AuditOutcome::Event => Uuid::nil(),
+                AuditOutcome::Refused => line.command_id,
+            };
+            Cursor::between(ListKind::Audit, line.position, id)
+        });
+        Ok(seen.answer(page))
+    }
+}
+
+/// Both kinds of lines in one order: by position, newest first; a refusal names the head
+/// that it was decided at, so it comes before that event, whose id here is the least.
+fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option<Cursor>) -> Sql {
+    let mut sql = Sql::new("");
+    let whose = sql.bind(tenant.as_str().to_owned());
+    let most = sql.bind(limit as i64 + 1);
+    let mut events = String::new();
+    let mut refusals = String::new();
+    let mut both = |event: String, refusal: String| {
+        events.push_str(" AND ");
+        events.push_str(&event);
+        refusals.push_str(" AND ");
+        refusals.push_str(&refusal);
+    };
+    if let Some(actor) = &filter.actor {
+        let at = sql.bind(actor.clone());
+        both(format!("a.actor = {at}"), format!("r.actor = {at}"));
+    }
+    let streams = [
+        ("agent_id", "agent", filter.agent.map(|id| id.0)),
+        ("task_id", "task", filter.task.map(|id| id.0)),
+        ("crew_id", "crew", filter.crew.map(|id| id.0)),
+    ];
+    for (column, kind, id) in streams {
+        if let Some(id) = id {
+            let at = sql.bind(id);
+            both(
+                format!("a.{column} = {at}"),
+                format!("r.stream_id = {at} AND r.stream_type = '{kind}'"),
+            );
+        }
+    }
+    if let Some(kind) = &filter.kind {
+        let at = sql.bind(kind.clone());
+        both(format!("a.type = {at}"), format!("r.stream_type || '.' || r.command = {at}"));
+    }
+    if let Some(cause) = filter.cause {
+        let at = sql.bind(bigint(cause));
+        both(format!("a.cause = {at}"), "false".into());
+    }
+    if let Some(correlation) = filter.correlation {
+        let at = sql.bind(correlation);
+        both(format!("a.correlation_id = {at}"), "false".into());
+    }
+    for (bound, sign) in [(filter.from, ">="), (filter.to, "<=")] {
+        match bound {
+            None => {}
+            Some(Bound::Position(position)) => {
+                let at = sql.bind(bigint(position));
+                both(format!("a.key {sign} {at}"), format!("r.position {sign} {at}"));
+            }
+            Some(Bound::Time(time)) => {
+                let (micros, at) = (sql.bind(time.timestamp_micros()), sql.bind(time));
+                both(
+                    format!("a.recorded_at {sign} {micros}"),
+                    format!("r.recorded_at {sign} {at}"),
+                );
+            }
+        }
+    }
+    match filter.outcome {
+        None => {}
+        Some(AuditOutcome::Event) => both("true".into(), "false".into()),
+        Some(AuditOutcome::Refused) => both("false".into(), "true".into()),
+    }
+    if let Some(behind) = behind {
+        let (position, id) = (sql.bind(bigint(behind.position)), sql.bind(behind.id));
+        let sign = if behind.id.is_nil() { "<" } else { "<=" };
+        both(
+            format!("a.key {sign} {position}"),
+            format!("(r.position, r.command_id) < ({position}, {id})"),
+        );
+    }
+    let least = Uuid::nil();
+    sql.push(&format!(
+        "SELECT * FROM (
+             (SELECT a.key AS position, '{least}'::uuid AS id, a.doc,
+                     NULL::text AS stream_type, NULL::uuid AS stream_id, NULL::text AS command,
+                     NULL::text AS actor, NULL::bigint AS version, NULL::text AS problem,
+                     NULL::timestamptz AS at
+              FROM read.audit a WHERE a.tenant = {whose}{events}
+              ORDER BY a.key DESC LIMIT {most})
+             UNION ALL
+             (SELECT r.position, r.command_id, NULL, r.stream_type, r.stream_id, r.command,
+                     r.actor, r.version, r.problem, r.recorded_at
+              FROM command_results r
+              WHERE r.tenant = {whose} AND r.problem IS NOT NULL AND r.position <=
+                    (SELECT position FROM read.checkpoints WHERE model = 'audit'){refusals}
+              ORDER BY r.position DESC, r.command_id DESC LIMIT {most})
+         ) u ORDER BY u.position DESC, u.id DESC LIMIT {most}"
+    ));
+    sql
+}
+
+fn entry(row: &Row) -> Result<AuditEntry, QueryError> {
+    let position = position_of(row, FIRST)?;
+    if row.try_get::<_, Option<&str>>(FIRST + 2)?.is_some() {
+        let line: AuditRow = document(row, FIRST + 2)?;
+        return Ok(AuditEntry::of(position, line));
+    }
+    let bad = |what: &str| QueryError::Row(format!("{what} of a refused command"));
+    let stream_type: StreamType =
+        row.try_get::<_, &str>(FIRST + 3)?.parse().map_err(|()| bad("stream type"))?;
+    let stream_id: Uuid = row.try_get(FIRST + 4)?;
+    let command: &str = row.try_get(FIRST + 5)?;
+    let problem: Problem =
+        serde_json::from_str(row.try_get(FIRST + 8)?).map_err(|_| bad("problem"))?;
+    let about = |kind| (stream_type == kind).then_some(stream_id);
+    Ok(AuditEntry {
+        position,
+        outcome: AuditOutcome::Refused,
+        kind: format!("{stream_type}.{command}"),
+        actor: row.try_get(FIRST + 6)?,
+        stream_type,
+        stream_id,
+        version: position_of(row, FIRST + 7)?,
+        agent_id: about(StreamType::Agent).map(AgentId),
+        task_id: about(StreamType::Task).map(TaskId),
+        crew_id: about(StreamType::Crew).map(CrewId),
+        command_id: row.try_get(FIRST + 1)?,
+        correlation_id: None,
+        cause: None,
+        occurred_at: row.try_get(FIRST + 9)?,
+        summary: format!("{command} refused: {}", excerpt(&problem.detail)),
+        problem: Some(problem),
+    })
+}

@@ -1,0 +1,154 @@
+//! Events in a line, for people.
+
+use domain::agent::AgentEvent;
+use domain::crew::CrewEvent;
+use domain::operation::OperationEvent;
+use domain::task::TaskEvent;
+use domain::{Event, Json};
+
+/// Longest piece of somebody's text in a line, in characters.
+const EXCERPT: usize = 120;
+
+/// What happened, in a line.
+pub fn summary(event: &Event) -> String {
+    match event {
+        Event::Task(event) => task(event),
+        Event::Agent(event) => agent(event),
+        Event::Operation(event) => operation(event),
+        Event::Crew(event) => crew(event),
+    }
+}
+
+fn task(event: &TaskEvent) -> String {
+    use TaskEvent as E;
+    match event {
+        E::Submitted(new) => format!("submitted to {}: {}", new.queue, excerpt(&new.title)),
+        E::Updated(_) => "described anew".into(),
+        E::Assigned(to) => {
+            because(format!("assigned to {}, attempt {}", to.agent_id, to.attempt), &to.reason)
+        }
+        E::Unassigned(from) => because(format!("taken from {}", from.agent_id), &from.reason),
+        E::Started(by) => format!("started after {} ms", by.waited_ms),
+        E::Progressed(far) => match (far.percent, &far.message) {
+            (Some(percent), Some(message)) => format!("at {percent} %: {}", excerpt(message)),
+            (Some(percent), None) => format!("at {percent} %"),
+            (None, Some(message)) => format!("progress: {}", excerpt(message)),
+            (None, None) => "progress".into(),
+        },
+        E::Blocked(by) => format!("blocked: {}", excerpt(&by.reason)),
+        E::Unblocked(why) => because("unblocked".into(), &why.reason),
+        E::ReviewRequested(_) => "handed in for review".into(),
+        E::Approved(why) => because("approved".into(), &why.reason),
+        E::Rejected(why) => because("rejected".into(), &why.reason),
+        E::Completed(done) => format!("completed after {} ms", done.ran_ms),
+        E::AttemptFailed(failed) => {
+            format!("attempt {} failed: {}", failed.attempt, error(&failed.error))
+        }
+        E::Failed(failed) => format!("failed: {}", error(&failed.error)),
+        E::DeadLettered(dead) => {
+            format!("dead after {} attempts: {}", dead.attempts, error(&dead.error))
+        }
+        E::LeaseExtended(longer) => format!("lease extended to {}", longer.lease_expires_at),
+        E::Released(by) => because(format!("handed back by {}", by.agent_id), &by.reason),
+        E::LeaseExpired(by) => format!("{} was silent past its lease", by.agent_id),
+        E::Cancelled(why) => because("cancelled".into(), &why.reason),
+        E::Requeued(why) => because(format!("back into {}", why.queue), &why.reason),
+        E::Archived(why) => because("archived".into(), &why.reason),
+    }
+}
+
+fn agent(event: &AgentEvent) -> String {
+    use AgentEvent as E;
+    match event {
+        E::Registered(new) => format!("{} registered as {}", excerpt(&new.name), new.role),
+        E::Reconnected(new) => format!("{} registered again", excerpt(&new.name)),
+        E::Updated(_) => "described anew".into(),
+        E::DeployRequested(why) => because("to be started".into(), &why.reason),
+        E::Ready(why) => because("ready".into(), &why.reason),
+        E::Reported(seen) => {
+            because(format!("seen {}", seen.observed_state.as_str()), &seen.reason)
+        }
+        E::Draining(why) => because("told to drain".into(), &why.reason),
+        E::Hibernated(why) => because("told to sleep".into(), &why.reason),
+        E::Woken(why) => because("told to wake up".into(), &why.reason),
+        E::Restarted(why) => because("told to start again".into(), &why.reason),
+        E::Retired(gone) => because(format!("{} retired", excerpt(&gone.name)), &gone.reason),
+        E::ForceStopped(why) => because("stopped by force".into(), &why.reason),
+    }
+}
+
+fn operation(event: &OperationEvent) -> String {
+    use OperationEvent as E;
+    match event {
+        E::Accepted(new) => {
+            format!("{} of {} {} taken on", new.kind, new.resource.kind, new.resource.id)
+        }
+        E::Started(why) => because("begun".into(), &why.reason),
+        E::Progressed(far) => match far.total {
+            Some(total) => format!("{} of {total} done", far.done),
+            None => format!("{} done", far.done),
+        },
+        E::Succeeded(_) => "succeeded".into(),
+        E::Failed(failed) => format!("failed: {}", excerpt(&failed.problem.detail)),
+        E::Cancelled(why) => because("cancelled".into(), &why.reason),
+    }
+}
+
+fn crew(event: &CrewEvent) -> String {
+    match event {
+        CrewEvent::AssemblyRequested(new) => format!("{} to be assembled", excerpt(&new.name)),
+        CrewEvent::RoleAssigned(role) => format!("{} is now {}", role.agent_id, role.role),
+        CrewEvent::Disbanded(why) => because("disbanded".into(), &why.reason),
+    }
+}
+
+fn because(what: String, reason: &Option<String>) -> String {
+    match reason {
+        Some(reason) if !reason.is_empty() => format!("{what}: {}", excerpt(reason)),
+        Some(_) | None => what,
+    }
+}
+
+/// An error as a text, when it is one or has a `message`.
+fn error(error: &Json) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Text(String),
+        Object { message: String },
+    }
+    match error.read() {
+        Ok(Told::Text(text) | Told::Object { message: text }) => excerpt(&text),
+        Err(_) => excerpt(error.as_str()),
+    }
+}
+
+/// The beginning of a text, on one line.
+pub(super) fn excerpt(text: &str) -> String {
+    let mut line: String =
+        text.chars().take(EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(EXCERPT).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_by_its_message_where_it_has_one() {
+        let json = |text| Json::parse(text).unwrap();
+        assert_eq!(error(&json(r#""out of memory""#)), "out of memory");
+        assert_eq!(error(&json(r#"{"message":"no disk","code":7}"#)), "no disk");
+        assert_eq!(error(&json("[1,2]")), "[1,2]");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_and_stays_on_one_line() {
+        let cut = excerpt(&format!("a\nb{}", "c".repeat(500)));
+        assert!(cut.starts_with("a bccc") && cut.ends_with('…'));
+        assert_eq!(cut.chars().count(), EXCERPT + 1);
+    }
+}

@@ -1,0 +1,198 @@
+//! One batch of events over rows in memory: what the live engine, the rebuild and the
+//! time machine have in common.
+//!
+//! Invariant: an event that cannot be read, or whose fold panics, leaves every row as it
+//! was and parks its stream; the other streams go on.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use domain::recorded::DecodeError;
+use domain::{Recorded, TenantId};
+use uuid::Uuid;
+
+use super::Projection;
+
+/// A stream within its tenant.
+pub type StreamKey = (TenantId, Uuid);
+
+/// Rows by tenant and key.
+pub type Rows<P> = HashMap<(TenantId, <P as Projection>::Key), Slot<<P as Projection>::Row>>;
+
+/// A row's place: what was stored, and what the events made of it.
+#[derive(Debug, Clone)]
+pub struct Slot<R> {
+    /// The row now.
+    pub row: Option<R>,
+    /// Whether a row was stored before the batch.
+    pub stored: bool,
+    /// Whether an event touched it.
+    pub touched: bool,
+}
+
+/// Why and where a stream stands still for one read model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// The first event that was not folded.
+    pub position: u64,
+    /// What was wrong with it.
+    pub reason: String,
+    /// Later events of the stream that were passed over.
+    pub skipped: u64,
+    /// Changed in this batch.
+    pub changed: bool,
+}
+
+/// A fold panicked and the row it was given is lost: fold the batch anew, carefully.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spoilt;
+
+/// A batch of events, each with the rows that it touches.
+pub(super) struct Batch<P: Projection> {
+    planned: Vec<(Arc<Recorded>, Vec<P::Key>)>,
+    /// Events of types that this release does not know.
+    pub unknown: u64,
+    /// Events of parked streams.
+    pub skipped: u64,
+}
+
+impl<P: Projection> Batch<P> {
+    /// Finds the rows that each event touches; parks the streams of unreadable events.
+    pub fn plan(events: &[Arc<Recorded>], parked: &mut HashMap<StreamKey, Parked>) -> Self {
+        let mut batch = Self { planned: Vec::with_capacity(events.len()), unknown: 0, skipped: 0 };
+        for recorded in events {
+            if batch.passes_over(recorded, parked) {
+                continue;
+            }
+            match recorded.event() {
+                Ok(event) => match quietly(|| P::keys(recorded, event)) {
+                    Ok(keys) if keys.is_empty() => {}
+                    Ok(keys) => batch.planned.push((recorded.clone(), keys)),
+                    Err(reason) => park(parked, recorded, reason),
+                },
+                Err(DecodeError::Unknown { .. }) => batch.unknown += 1,
+                Err(error @ DecodeError::Malformed { .. }) => {
+                    park(parked, recorded, error.to_string());
+                }
+            }
+        }
+        batch
+    }
+
+    /// Every row that the batch touches, each once.
+    pub fn keys(&self) -> Vec<(TenantId, P::Key)> {
+        let mut seen = std::collections::HashSet::new();
+        self.planned
+            .iter()
+            .flat_map(|(event, keys)| keys.iter().map(|key| (event.tenant.clone(), key.clone())))
+            .filter(|key| seen.insert(key.clone()))
+            .collect()
+    }
+
+    /// Folds the batch into the rows.
+    ///
+    /// Rows are moved through the fold; only `careful` keeps a copy to fall back on.
+    pub(super) fn fold(
+        &mut self,
+        projection: &P,
+        rows: &mut Rows<P>,
+        parked: &mut HashMap<StreamKey, Parked>,
+        careful: bool,
+    ) -> Result<(), Spoilt> {
+        let planned = std::mem::take(&mut self.planned);
+        let outcome = planned.iter().try_for_each(|(recorded, keys)| {
+            // Parked by an earlier event of this very batch.
+            if self.passes_over(recorded, parked) {
+                return Ok(());
+            }
+            let Ok(event) = recorded.event() else { return Ok(()) };
+            let before = careful.then(|| copies::<P>(rows, recorded, keys));
+            let folded = quietly(|| {
+                for key in keys {
+                    let place = (recorded.tenant.clone(), key.clone());
+                    let slot = rows.entry(place).or_insert_with(Slot::empty);
+                    slot.touched = true;
+                    slot.row = projection.fold(key, slot.row.take(), recorded, event);
+                }
+            });
+            match (folded, before) {
+                (Ok(()), _) => Ok(()),
+                (Err(_), None) => Err(Spoilt),
+                (Err(reason), Some(before)) => {
+                    rows.extend(before);
+                    park(parked, recorded, reason);
+                    Ok(())
+                }
+            }
+        });
+        self.planned = planned;
+        outcome
+    }
+
+    fn passes_over(
+        &mut self,
+        recorded: &Recorded,
+        parked: &mut HashMap<StreamKey, Parked>,
+    ) -> bool {
+        if parked.is_empty() {
+            return false;
+        }
+        let key = (recorded.tenant.clone(), recorded.stream_id);
+        let Some(at) = parked.get_mut(&key).filter(|at| recorded.position >= at.position) else {
+            return false;
+        };
+        if recorded.position > at.position {
+            self.skipped += 1;
+            at.skipped += 1;
+            at.changed = true;
+        }
+        true
+    }
+}
+
+impl<R> Slot<R> {
+    fn empty() -> Self {
+        Self { row: None, stored: false, touched: false }
+    }
+
+    /// A row as it was stored.
+    pub fn stored(row: R) -> Self {
+        Self { row: Some(row), stored: true, touched: false }
+    }
+}
+
+/// Parks the stream of an event.
+pub(super) fn park(parked: &mut HashMap<StreamKey, Parked>, recorded: &Recorded, reason: String) {
+    let key = (recorded.tenant.clone(), recorded.stream_id);
+    let position = recorded.position;
+    let at = parked.entry(key).or_insert(Parked {
+        position,
+        reason: String::new(),
+        skipped: 0,
+        changed: true,
+    });
+    // A batch is planned before it is folded, so the first culprit may be found last.
+    if position <= at.position {
+        *at = Parked { position, reason, changed: true, ..*at };
+    }
+}
+
+fn copies<P: Projection>(rows: &Rows<P>, recorded: &Recorded, keys: &[P::Key]) -> Rows<P> {
+    keys.iter()
+        .map(|key| {
+            let place = (recorded.tenant.clone(), key.clone());
+            let slot = rows.get(&place).cloned().unwrap_or_else(Slot::empty);
+            (place, slot)
+        })
+        .collect()
+}
+
+/// Runs code that may panic; what it said is the reason to park.
+fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("the fold panicked: {}", said.unwrap_or_else(|| "no message".into()))
+    })
+}

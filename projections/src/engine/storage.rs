@@ -1,0 +1,351 @@
+//! A read model's tables: loading rows, and writing rows and checkpoint in one
+//! statement.
+//!
+//! Invariant: rows change only where the checkpoint still is what the writer read
+//! (position and generation), and with it; who comes second changes nothing.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
+use deadpool_postgres::{Client, GenericClient, Transaction};
+use domain::{TenantId, Timestamp};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::fold::{Parked, Rows, Slot, StreamKey};
+use super::{Cell, Key, Projection};
+use crate::ProjectionError;
+
+/// Which set of tables: those that are read, or those beside them that a rebuild fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// What queries read.
+    Live,
+    /// What a rebuild fills.
+    Shadow,
+}
+
+impl Schema {
+    /// Its name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "read",
+            Self::Shadow => "rebuild",
+        }
+    }
+}
+
+/// How far a read model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last event folded.
+    pub position: u64,
+    /// Grows whenever the rows were replaced as a whole.
+    pub generation: i64,
+}
+
+/// The tables of one read model in one schema.
+pub struct Storage<P> {
+    schema: Schema,
+    load: String,
+    write: String,
+    model: PhantomData<fn() -> P>,
+}
+
+impl<P: Projection> Storage<P> {
+    /// The statements for a schema's tables.
+    pub fn new(schema: Schema) -> Self {
+        Self {
+            schema,
+            load: load_sql::<P>(schema),
+            write: write_sql::<P>(schema),
+            model: PhantomData,
+        }
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> Schema {
+        self.schema
+    }
+
+    /// How far the model is.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn checkpoint<C: GenericClient>(
+        &self,
+        client: &C,
+    ) -> Result<Checkpoint, ProjectionError> {
+        let sql = format!(
+            "SELECT position, generation FROM {}.checkpoints WHERE model = $1",
+            self.schema.as_str()
+        );
+        let row = client.query_one(&client.prepare_cached(&sql).await?, &[&P::NAME]).await?;
+        checkpoint_of(&row)
+    }
+
+    /// The streams that stand still.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn parked<C: GenericClient>(
+        &self,
+        client: &C,
+    ) -> Result<HashMap<StreamKey, Parked>, ProjectionError> {
+        let sql = format!(
+            "SELECT tenant, stream_id, position, reason, skipped FROM {}.parked WHERE model = $1",
+            self.schema.as_str()
+        );
+        let mut parked = HashMap::new();
+        for row in client.query(&client.prepare_cached(&sql).await?, &[&P::NAME]).await? {
+            let Some(tenant) = TenantId::parse(row.try_get(0)?) else { continue };
+            let at = Parked {
+                position: u64::try_from(row.try_get::<_, i64>(2)?).unwrap_or(0),
+                reason: row.try_get(3)?,
+                skipped: u64::try_from(row.try_get::<_, i64>(4)?).unwrap_or(0),
+                changed: false,
+            };
+            parked.insert((tenant, row.try_get(1)?), at);
+        }
+        Ok(parked)
+    }
+
+    /// The stored rows among some keys.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or a row has another shape than ours.
+    pub async fn load<C: GenericClient>(
+        &self,
+        client: &C,
+        keys: Vec<(TenantId, P::Key)>,
+    ) -> Result<Rows<P>, ProjectionError> {
+        let mut rows = Rows::<P>::with_capacity(keys.len());
+        if P::WRITE_ONCE || keys.is_empty() {
+            return Ok(rows);
+        }
+        let tenants: Vec<&str> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
+        let cells = <P::Key as Key>::KIND.array(keys.iter().map(|(_, key)| key.cell()));
+        let statement = client.prepare_cached(&self.load).await?;
+        for found in client.query(&statement, &[&tenants, &*cells]).await? {
+            let nth: i64 = found.try_get(0)?;
+            let Some(key) = usize::try_from(nth - 1).ok().and_then(|at| keys.get(at)) else {
+                continue;
+            };
+            rows.insert(key.clone(), Slot::stored(read_row::<P>(found.try_get(1)?)?));
+        }
+        Ok(rows)
+    }
+
+    /// Writes the touched rows and moves the checkpoint, all or nothing.
+    ///
+    /// False: the checkpoint was not where `from` says; nothing was written.
+    ///
+    /// # Errors
+    /// When the database refuses or cannot be reached; the outcome may be unknown then,
+    /// so the checkpoint must be read again.
+    pub async fn write(
+        &self,
+        client: &mut Client,
+        from: Checkpoint,
+        to: (u64, Timestamp),
+        rows: &Rows<P>,
+        parked: &HashMap<StreamKey, Parked>,
+    ) -> Result<bool, ProjectionError> {
+        let statement = client.prepare_cached(&self.write).await?;
+        let values = Values::of::<P>(from, to, rows);
+        let parameters = values.parameters();
+        // A read model may fall behind in a crash, but never apart: rows and checkpoint
+        // share the transaction, so its commit need not wait for the disk.
+        const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+        if !parked.values().any(|at| at.changed) {
+            let (begun, written, ended) = futures::join!(
+                client.batch_execute(BEGIN),
+                client.query_one(&statement, &parameters),
+                client.batch_execute("COMMIT"),
+            );
+            begun?;
+            let moved = written?.try_get::<_, bool>(0)?;
+            ended?;
+            return Ok(moved);
+        }
+        let transaction = client.transaction().await?;
+        transaction.batch_execute("SET LOCAL synchronous_commit = off").await?;
+        let moved = transaction.query_one(&statement, &parameters).await?.try_get::<_, bool>(0)?;
+        if moved {
+            self.write_parked(&transaction, parked).await?;
+        }
+        transaction.commit().await?;
+        Ok(moved)
+    }
+
+    /// Writes the rows inside somebody's transaction (the last step of a rebuild).
+    ///
+    /// # Errors
+    /// As [`Storage::write`].
+    pub async fn write_within(
+        &self,
+        transaction: &Transaction<'_>,
+        from: Checkpoint,
+        to: (u64, Timestamp),
+        rows: &Rows<P>,
+        parked: &HashMap<StreamKey, Parked>,
+    ) -> Result<bool, ProjectionError> {
+        let values = Values::of::<P>(from, to, rows);
+        let written = transaction.query_one(&self.write, &values.parameters()).await?;
+        self.write_parked(transaction, parked).await?;
+        Ok(written.try_get(0)?)
+    }
+
+    async fn write_parked(
+        &self,
+        transaction: &Transaction<'_>,
+        parked: &HashMap<StreamKey, Parked>,
+    ) -> Result<(), ProjectionError> {
+        let sql = format!(
+            "INSERT INTO {}.parked (model, tenant, stream_id, position, reason, skipped)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (model, tenant, stream_id) DO UPDATE SET skipped = EXCLUDED.skipped",
+            self.schema.as_str()
+        );
+        for ((tenant, stream), at) in parked.iter().filter(|(_, at)| at.changed) {
+            let (position, skipped) = (at.position as i64, at.skipped as i64);
+            let reason = at.reason.replace('\0', "\u{fffd}");
+            let values: [&(dyn ToSql + Sync); 6] =
+                [&P::NAME, &tenant.as_str(), stream, &position, &reason, &skipped];
+            transaction.execute(&sql, &values).await?;
+        }
+        Ok(())
+    }
+
+    /// Empties the tables: the model begins at the log's first event again.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn reset(&self, client: &mut Client) -> Result<Checkpoint, ProjectionError> {
+        let schema = self.schema.as_str();
+        let transaction = client.transaction().await?;
+        let row = transaction
+            .query_one(
+                &format!(
+                    "UPDATE {schema}.checkpoints SET position = 0, generation = generation + 1,
+                            recorded_at = 'epoch', updated_at = clock_timestamp()
+                     WHERE model = $1 RETURNING position, generation"
+                ),
+                &[&P::NAME],
+            )
+            .await?;
+        transaction.execute(&format!("DELETE FROM {schema}.{}", P::NAME), &[]).await?;
+        transaction
+            .execute(&format!("DELETE FROM {schema}.parked WHERE model = $1"), &[&P::NAME])
+            .await?;
+        transaction.commit().await?;
+        checkpoint_of(&row)
+    }
+}
+
+/// Reads a stored row.
+pub(crate) fn read_row<P: Projection>(doc: &str) -> Result<P::Row, ProjectionError> {
+    serde_json::from_str(doc)
+        .map_err(|error| ProjectionError::Row { model: P::NAME, reason: error.to_string() })
+}
+
+fn checkpoint_of(row: &Row) -> Result<Checkpoint, ProjectionError> {
+    let position: i64 = row.try_get(0)?;
+    Ok(Checkpoint { position: u64::try_from(position).unwrap_or(0), generation: row.try_get(1)? })
+}
+
+fn load_sql<P: Projection>(schema: Schema) -> String {
+    format!(
+        "SELECT k.nth, t.doc
+         FROM unnest($1::text[], $2::{}[]) WITH ORDINALITY k(tenant, key, nth)
+         JOIN {}.{} t ON t.tenant = k.tenant AND t.key = k.key",
+        <P::Key as Key>::KIND.unnested(),
+        schema.as_str(),
+        P::NAME
+    )
+}
+
+/// Moves the checkpoint and, only if that succeeds, deletes and upserts from arrays.
+fn write_sql<P: Projection>(schema: Schema) -> String {
+    let schema = schema.as_str();
+    let name = P::NAME;
+    let key = <P::Key as Key>::KIND.unnested();
+    let mut columns = String::from("tenant, key, doc");
+    let mut arrays = format!("$6::text[], $7::{key}[], $8::text[]");
+    let mut values = String::from("u.tenant, u.key, u.doc");
+    let mut updates = String::from("doc = EXCLUDED.doc");
+    for (index, column) in P::COLUMNS.iter().enumerate() {
+        columns.push_str(&format!(", {}", column.name));
+        arrays.push_str(&format!(", ${}::{}[]", index + 9, column.kind.unnested()));
+        values.push_str(&format!(", u.{}{}", column.name, column.kind.cast()));
+        updates.push_str(&format!(", {0} = EXCLUDED.{0}", column.name));
+    }
+    let gone = P::COLUMNS.len() + 9;
+    format!(
+        "WITH moved AS (
+             UPDATE {schema}.checkpoints
+             SET position = $4, recorded_at = $5, updated_at = clock_timestamp()
+             WHERE model = $1 AND position = $2 AND generation = $3
+             RETURNING 1),
+         gone AS (
+             DELETE FROM {schema}.{name} t USING unnest(${gone}::text[], ${}::{key}[]) d(tenant, key)
+             WHERE t.tenant = d.tenant AND t.key = d.key AND EXISTS (SELECT FROM moved)),
+         kept AS (
+             INSERT INTO {schema}.{name} ({columns})
+             SELECT {values} FROM unnest({arrays}) u({columns})
+             WHERE EXISTS (SELECT FROM moved)
+             ON CONFLICT (tenant, key) DO UPDATE SET {updates})
+         SELECT EXISTS (SELECT FROM moved)",
+        gone + 1
+    )
+}
+
+/// The parameters of [`write_sql`].
+struct Values(Vec<Box<dyn ToSql + Sync + Send>>);
+
+impl Values {
+    fn of<P: Projection>(from: Checkpoint, to: (u64, Timestamp), rows: &Rows<P>) -> Self {
+        let mut kept: Vec<_> = Vec::new();
+        let mut gone: Vec<_> = Vec::new();
+        for ((tenant, key), slot) in rows.iter().filter(|(_, slot)| slot.touched) {
+            match &slot.row {
+                Some(row) => kept.push((tenant, key, row)),
+                None if slot.stored => gone.push((tenant, key)),
+                None => {}
+            }
+        }
+        // The same order in every batch keeps index pages warm and two writers from
+        // waiting for each other in a circle.
+        kept.sort_unstable_by_key(|(tenant, key, _)| (*tenant, *key));
+        let key_kind = <P::Key as Key>::KIND;
+        let mut values: Vec<Box<dyn ToSql + Sync + Send>> = vec![
+            Box::new(P::NAME),
+            Box::new(from.position as i64),
+            Box::new(from.generation),
+            Box::new(to.0 as i64),
+            Box::new(to.1),
+            Box::new(kept.iter().map(|(tenant, ..)| tenant.to_string()).collect::<Vec<_>>()),
+            key_kind.array(kept.iter().map(|(_, key, _)| key.cell())),
+            Box::new(kept.iter().map(|(_, _, row)| document(row)).collect::<Vec<_>>()),
+        ];
+        let mut cells: Vec<_> =
+            kept.iter().map(|(_, key, row)| P::index(key, row).into_iter()).collect();
+        for column in P::COLUMNS {
+            let next = cells.iter_mut().map(|row| row.next().unwrap_or(Cell::Text(None)));
+            values.push(column.kind.array(next));
+        }
+        values
+            .push(Box::new(gone.iter().map(|(tenant, _)| tenant.to_string()).collect::<Vec<_>>()));
+        values.push(key_kind.array(gone.iter().map(|(_, key)| key.cell())));
+        Self(values)
+    }
+
+    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0.iter().map(|value| value.as_ref() as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+/// A row as it is stored; rows hold nothing that JSON cannot.
+pub fn document<R: serde::Serialize>(row: &R) -> String {
+    serde_json::to_string(row).unwrap_or_else(|_| "null".into())
+}

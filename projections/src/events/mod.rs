@@ -1,0 +1,5 @@
+//! Pages of the log itself, within one tenant.
+
+mod query;
+
+pub use query::{EventFilter, EventPage};

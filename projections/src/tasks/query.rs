@@ -1,0 +1,214 @@
+//! Finding tasks.
+
+use std::time::Duration;
+
+use domain::task::TaskState;
+use domain::values::Priority;
+use domain::{AgentId, TaskId, TenantId, Timestamp};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{TaskRow, TaskView};
+use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document};
+use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
+
+/// Parts of a task that are named with it.
+const MAX_CHILDREN: u32 = 1_000;
+
+/// Which tasks to list; an empty filter lists all that are not archived.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskFilter {
+    /// In one of these states; empty: in any.
+    pub states: Vec<TaskState>,
+    /// Of this queue.
+    pub queue: Option<String>,
+    /// Of one of these priorities; empty: of any.
+    pub priorities: Vec<Priority>,
+    /// That this agent has, or had last before their end.
+    pub agent: Option<AgentId>,
+    /// With this label: a word, a name, or `name=value`.
+    pub label: Option<String>,
+    /// That need this capability.
+    pub capability: Option<String>,
+    /// Parts of this task.
+    pub parent: Option<TaskId>,
+    /// With this text in the title or the beginning of the description.
+    pub q: Option<String>,
+    /// Due before this time.
+    pub due_before: Option<Timestamp>,
+    /// Those that are archived, instead of those that are not.
+    pub archived: bool,
+}
+
+impl Queries {
+    /// A task by id.
+    ///
+    /// One that is not there yet is waited for until the read model has passed the head
+    /// that stood at the request, at most for `patience`; then the answer is none.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn task(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        patience: Duration,
+    ) -> Result<Answer<Option<TaskView>>, QueryError> {
+        let page = || {
+            let mut sql = Sql::new("SELECT t.tenant, t.key, t.doc, t.created FROM read.tasks t");
+            sql.with(" WHERE t.tenant = #", tenant.as_str().to_owned())
+                .with(" AND t.key = #", id.0);
+            with_children(sql)
+        };
+        let models = [Model::Tasks];
+        let (seen, row) = self.find(tenant, Model::Tasks, &models, patience, page).await?;
+        Ok(seen.answer(row.as_ref().map(view).transpose()?))
+    }
+
+    /// Tasks, newest first.
+    ///
+    /// # Errors
+    /// [`QueryError::Cursor`] when the cursor is not one of this list.
+    pub async fn tasks(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+        self.task_list(tenant, ListKind::Tasks, filter, limit, cursor).await
+    }
+
+    /// The parts of a task, newest first, archived or not as the filter says.
+    ///
+    /// # Errors
+    /// [`QueryError::Cursor`] when the cursor is not one of this list.
+    pub async fn task_children(
+        &self,
+        tenant: &TenantId,
+        parent: TaskId,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+        let filter = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
+        self.task_list(tenant, ListKind::Children, &filter, limit, cursor).await
+    }
+
+    /// Failed and dead tasks, newest first; `filter.states` may name one of the two.
+    ///
+    /// # Errors
+    /// [`QueryError::Cursor`] when the cursor is not one of this list.
+    pub async fn dead_letters(
+        &self,
+        tenant: &TenantId,
+        filter: &TaskFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+        let mut filter = filter.clone();
+        let both = [TaskState::Failed, TaskState::Dead];
+        if filter.states.is_empty() {
+            filter.states = both.into();
+        } else {
+            filter.states.retain(|state| both.contains(state));
+            if filter.states.is_empty() {
+                // Nothing else is a dead letter.
+                let (seen, _) = self
+                    .select(tenant, &[Model::Tasks], Sql::new("SELECT NULL::text WHERE false"))
+                    .await?;
+                return Ok(seen.answer(Page { items: Vec::new(), next: None }));
+            }
+        }
+        self.task_list(tenant, ListKind::DeadLetters, &filter, limit, cursor).await
+    }
+
+    async fn task_list(
+        &self,
+        tenant: &TenantId,
+        list: ListKind,
+        filter: &TaskFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+        let limit = bounded(limit);
+        let behind = Cursor::read(list, cursor)?;
+        let page = with_children(listing(tenant, filter, limit, behind));
+        let (seen, rows) =
+            self.select(tenant, &[Model::Tasks], page.ordered("p.created DESC")).await?;
+        let mut items = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let created = crate::query::position_of(row, FIRST + 2)?;
+            items.push((created, view(row)?));
+        }
+        let page = Page::cut(items, limit, |(created, _)| Cursor::at(list, *created));
+        let items = page.items.into_iter().map(|(_, task)| task).collect();
+        Ok(seen.answer(Page { items, next: page.next }))
+    }
+}
+
+fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<Cursor>) -> Sql {
+    let mut sql = Sql::new("SELECT t.tenant, t.key, t.doc, t.created FROM read.tasks t");
+    sql.with(" WHERE t.tenant = #", tenant.as_str().to_owned());
+    sql.push(if filter.archived { " AND t.archived" } else { " AND NOT t.archived" });
+    match filter.states.as_slice() {
+        [] => {}
+        // The single state is the usual case, and the one an index answers in order.
+        [state] => {
+            sql.with(" AND t.state = #", state.as_str());
+        }
+        states => {
+            let words: Vec<&'static str> = states.iter().map(|state| state.as_str()).collect();
+            sql.with(" AND t.state = ANY(#)", words);
+        }
+    }
+    if let Some(queue) = &filter.queue {
+        sql.with(" AND t.queue = #", queue.clone());
+    }
+    if !filter.priorities.is_empty() {
+        let ranks: Vec<i64> = filter.priorities.iter().map(|priority| *priority as i64).collect();
+        sql.with(" AND t.priority = ANY(#)", ranks);
+    }
+    if let Some(agent) = filter.agent {
+        sql.with(" AND t.agent_id = #", agent.0);
+    }
+    if let Some(parent) = filter.parent {
+        sql.with(" AND t.parent_id = #", parent.0);
+    }
+    if let Some(due) = filter.due_before {
+        sql.with(" AND t.due_at < #", due.timestamp_micros());
+    }
+    if let Some(label) = &filter.label {
+        sql.with(" AND # = ANY(t.labels)", label.clone());
+    }
+    if let Some(capability) = &filter.capability {
+        sql.with(" AND # = ANY(t.capabilities)", capability.clone());
+    }
+    if let Some(q) = &filter.q {
+        sql.with(" AND strpos(t.search, #) > 0", q.to_lowercase());
+    }
+    if let Some(behind) = behind {
+        sql.with(" AND t.created < #", bigint(behind.position));
+    }
+    sql.with(" ORDER BY t.created DESC LIMIT #", limit as i64 + 1);
+    sql
+}
+
+/// Adds the ids of each task's parts, for the rows of the page alone.
+fn with_children(mut page: Sql) -> Sql {
+    page.text = format!(
+        "SELECT t.key, t.doc, t.created,
+                ARRAY(SELECT c.key FROM read.tasks c
+                      WHERE c.tenant = t.tenant AND c.parent_id = t.key
+                      ORDER BY c.created LIMIT {MAX_CHILDREN}) AS children
+         FROM ({}) t",
+        page.text
+    );
+    page
+}
+
+fn view(row: &Row) -> Result<TaskView, QueryError> {
+    let id: Uuid = row.try_get(FIRST)?;
+    let task: TaskRow = document(row, FIRST + 1)?;
+    let children: Vec<Uuid> = row.try_get(FIRST + 3)?;
+    Ok(TaskView::of(TaskId(id), task, children.into_iter().map(TaskId).collect()))
+}

@@ -1,0 +1,119 @@
+use domain::TaskId;
+
+use super::*;
+use crate::tasks::TaskView;
+use crate::testing::{History, task};
+
+fn after(commands: &[(&str, &str)]) -> TaskRow {
+    let mut history = History::default();
+    for (name, body) in commands {
+        assert!(history.decide(1, task(name, body)) > 0, "{name} was refused");
+    }
+    history
+        .world(Tasks)
+        .get(&domain::TenantId::default_tenant(), &Uuid::from_u128(1))
+        .unwrap()
+        .clone()
+}
+
+const SUBMIT: (&str, &str) =
+    ("submit", r#"{"title":"T","queue":"q","payload":{"b":1,"a":1.50},"labels":{"zone":"eu"}}"#);
+const AGENT: &str = "00000000-0000-0000-0000-000000000007";
+const ASSIGN: (&str, &str) = ("assign", r#"{"agent_id":"00000000-0000-0000-0000-000000000007"}"#);
+const START: (&str, &str) = ("start", r#"{"lease_token":1}"#);
+
+#[test]
+fn a_submitted_task_waits_and_keeps_its_payload_to_the_letter() {
+    let row = after(&[SUBMIT]);
+    assert_eq!(row.state, TaskState::Queued);
+    assert_eq!(row.payload.as_str(), r#"{"b":1,"a":1.50}"#);
+    assert_eq!((row.created, row.position, row.version), (1, 1, 1));
+    assert_eq!(row.created_by, "tester");
+    let cells = Tasks::index(&Uuid::nil(), &row);
+    assert_eq!(cells.len(), Tasks::COLUMNS.len());
+    assert!(cells.contains(&Cell::Words(vec!["zone".into(), "zone=eu".into()])));
+}
+
+#[test]
+fn a_held_task_names_its_holder_and_the_end_of_its_lease() {
+    let row = after(&[SUBMIT, ASSIGN, START]);
+    assert_eq!(row.state, TaskState::InProgress);
+    assert_eq!(row.agent_id.unwrap().to_string(), AGENT);
+    assert!(row.lease_expires_at.is_some() && row.is_held());
+    assert_eq!(row.attempt, 1);
+}
+
+#[test]
+fn a_done_task_still_names_who_did_it_but_nobody_holds_it() {
+    let complete = ("complete", r#"{"lease_token":1,"result":{"n":1}}"#);
+    let row = after(&[SUBMIT, ASSIGN, complete]);
+    assert_eq!(row.state, TaskState::Done);
+    assert!(row.agent_id.is_some() && !row.is_held() && row.lease_expires_at.is_none());
+    assert_eq!(row.result.as_str(), r#"{"n":1}"#);
+    let holder = Tasks::COLUMNS.iter().position(|column| column.name == "holder").unwrap();
+    assert_eq!(Tasks::index(&Uuid::nil(), &row)[holder], Cell::Uuid(None));
+}
+
+#[test]
+fn a_failed_attempt_waits_again_without_an_agent_and_shows_the_error() {
+    let fail = ("fail", r#"{"lease_token":1,"error":"no disk"}"#);
+    let row = after(&[SUBMIT, ASSIGN, fail]);
+    assert_eq!(row.state, TaskState::Queued);
+    assert_eq!((row.agent_id, row.attempt), (None, 1));
+    assert_eq!(row.error.as_str(), r#""no disk""#);
+}
+
+#[test]
+fn an_error_past_mending_leaves_it_failed_with_who_had_it_and_requeue_wipes_it() {
+    let fail = ("fail", r#"{"lease_token":1,"error":"bad input","retryable":false}"#);
+    let row = after(&[SUBMIT, ASSIGN, fail]);
+    assert_eq!(row.state, TaskState::Failed);
+    assert!(row.agent_id.is_some());
+    let row = after(&[SUBMIT, ASSIGN, fail, ("requeue", "{}")]);
+    assert_eq!((row.state, row.attempt, row.agent_id), (TaskState::Queued, 0, None));
+    assert!(row.error.is_null());
+}
+
+#[test]
+fn a_task_handed_back_did_not_use_an_attempt() {
+    let row = after(&[SUBMIT, ASSIGN, ("release", r#"{"lease_token":1}"#)]);
+    assert_eq!((row.state, row.attempt), (TaskState::Queued, 0));
+}
+
+#[test]
+fn an_update_changes_what_it_names_and_clears_what_it_nulls() {
+    let update = ("update", r#"{"title":"U","labels":["x"],"due_at":"2030-01-01T00:00:00Z"}"#);
+    let row = after(&[SUBMIT, update]);
+    assert_eq!((row.title.as_str(), row.queue.as_str()), ("U", "q"));
+    assert!(row.due_at.is_some());
+    let row = after(&[SUBMIT, update, ("update", r#"{"due_at":null}"#)]);
+    assert_eq!((row.title.as_str(), row.due_at), ("U", None));
+}
+
+#[test]
+fn an_archived_task_keeps_its_state() {
+    let row = after(&[SUBMIT, ("cancel", "{}"), ("archive", "{}")]);
+    assert_eq!(row.state, TaskState::Cancelled);
+    assert!(row.archived_at.is_some());
+}
+
+#[test]
+fn nobody_learns_the_lease_token_from_the_view() {
+    let row = after(&[SUBMIT, ASSIGN]);
+    let shown = serde_json::to_string(&TaskView::of(TaskId::nth(1), row, vec![])).unwrap();
+    assert!(!shown.contains("token"), "{shown}");
+}
+
+#[test]
+fn the_view_has_the_fields_of_the_contract() {
+    let row = after(&[SUBMIT]);
+    let shown = serde_json::to_value(TaskView::of(TaskId::nth(1), row, vec![])).unwrap();
+    for field in "id title description type queue payload priority state capabilities labels \
+                  assignees agent_id attempt max_attempts lease_expires_at parent_id depends_on \
+                  children created_by created_at updated_at due_at progress result error version \
+                  position archived_at"
+        .split_whitespace()
+    {
+        assert!(shown.get(field).is_some(), "{field} is missing");
+    }
+}

@@ -1,0 +1,122 @@
+//! The live rows held against the log, in memory and at one position.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use projections::engine::memory::World;
+use projections::engine::{Pace, Projection, document};
+use projections::{Key, Model, ProjectionError, with_model};
+use serde::{Deserialize, Serialize};
+use store::Log;
+
+/// Rows that the live table is asked for at a time.
+const PAGE: i32 = 2_000;
+
+/// How a live model compares with the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The model.
+    pub model: String,
+    /// The position at which both were looked at.
+    pub position: u64,
+    /// Rows that there should be.
+    pub rows: u64,
+    /// The rows that differ.
+    pub differing: Vec<Difference>,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// A row that is not what the log says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Difference {
+    /// Whose it is.
+    pub tenant: String,
+    /// Its key.
+    pub key: String,
+    /// What the log makes of it; absent: there should be no row.
+    pub expected: Option<String>,
+    /// What the table has; absent: there is no row.
+    pub found: Option<String>,
+}
+
+/// Folds the log in memory up to the live checkpoint and names the rows that differ.
+///
+/// # Errors
+/// When the database cannot be reached, or the log has a hole.
+pub async fn compare(model: Model, log: &Log) -> Result<Comparison, ProjectionError> {
+    with_model!(model, projection => run(projection, log).await)
+}
+
+/// A read model as it was when the log ended at a position.
+///
+/// # Errors
+/// When the log cannot be reached or has a hole.
+pub async fn world_at<P: Projection>(
+    projection: P,
+    log: &Log,
+    position: u64,
+) -> Result<World<P>, ProjectionError> {
+    let mut world = World::new(projection);
+    let mut pace = Pace::default();
+    while world.position() < position {
+        let mut events = log.read(world.position(), pace.limit()).await?;
+        events.truncate(events.partition_point(|event| event.position <= position));
+        if events.is_empty() {
+            break;
+        }
+        world.apply(&events)?;
+        pace.took(&events);
+    }
+    Ok(world)
+}
+
+async fn run<P: Projection>(projection: P, log: &Log) -> Result<Comparison, ProjectionError> {
+    let start = Instant::now();
+    let mut client = log.pool().get().await?;
+    // One snapshot for the checkpoint and every page of rows.
+    let transaction = client
+        .build_transaction()
+        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .await?;
+    let checkpoint = "SELECT position FROM read.checkpoints WHERE model = $1";
+    let position: i64 = transaction.query_one(checkpoint, &[&P::NAME]).await?.try_get(0)?;
+    let position = u64::try_from(position).unwrap_or(0);
+    let world = world_at(projection, log, position).await?;
+    let mut expected: HashMap<(String, String), String> = world
+        .rows()
+        .map(|(tenant, key, row)| ((tenant.to_string(), key.text()), document(row)))
+        .collect();
+    let rows = expected.len() as u64;
+    drop(world);
+
+    let mut differing = Vec::new();
+    let sql = format!("SELECT tenant, key::text, doc FROM read.{}", P::NAME);
+    let portal = transaction.bind(&sql, &[]).await?;
+    loop {
+        let page = transaction.query_portal(&portal, PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        for row in page {
+            let (tenant, key): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            let found: String = row.try_get(2)?;
+            let should = expected.remove(&(tenant.clone(), key.clone()));
+            if should.as_ref() != Some(&found) {
+                differing.push(Difference { tenant, key, expected: should, found: Some(found) });
+            }
+        }
+    }
+    transaction.commit().await?;
+    differing.extend(expected.into_iter().map(|((tenant, key), should)| Difference {
+        tenant,
+        key,
+        expected: Some(should),
+        found: None,
+    }));
+    differing.sort();
+    let ms = start.elapsed().as_millis() as u64;
+    Ok(Comparison { model: P::NAME.into(), position, rows, differing, ms })
+}

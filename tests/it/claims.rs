@@ -1,0 +1,238 @@
+//! Claims, leases and pushes from outside: over HTTP and NATS, against a whole product.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Product, product, unique, until};
+
+/// A queue of a test's own on the shared product.
+struct Bench {
+    product: &'static Product,
+    http: reqwest::Client,
+    queue: String,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let queue = format!("claims-{}-{}", std::process::id(), unique());
+        Self { product: product().await, http: reqwest::Client::new(), queue }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let url = format!("{}/v1/{path}", self.product.http);
+        let request = self.http.request(method, url).bearer_auth(&self.product.token);
+        let answer = request.json(&body).send().await.unwrap();
+        let status = answer.status();
+        (status, answer.json().await.unwrap_or_default())
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.call(Method::POST, path, body).await;
+        assert!(status.is_success(), "{path}: {status} {answer}");
+        answer
+    }
+
+    /// Submits a task to the queue of this test; its id.
+    async fn task(&self, mut body: Value) -> String {
+        body["queue"] = json!(self.queue);
+        body["title"] = json!("work");
+        self.post("tasks", body).await["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Registers an agent; its id.
+    async fn agent(&self, mut body: Value) -> String {
+        body["name"] = json!(format!("claimant-{}-{}", std::process::id(), unique()));
+        self.post("agents", body).await["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn claim(&self, agent: &str, max: u32, wait_ms: u64) -> Vec<Value> {
+        self.claim_for(agent, max, wait_ms, 30_000).await
+    }
+
+    async fn claim_for(&self, agent: &str, max: u32, wait_ms: u64, lease_ms: u64) -> Vec<Value> {
+        let body =
+            json!({ "agent_id": agent, "max": max, "wait_ms": wait_ms, "lease_ms": lease_ms });
+        let answer = self.post(&format!("queues/{}/claim", self.queue), body).await;
+        answer["tasks"].as_array().unwrap().clone()
+    }
+
+    async fn say(&self, task: &Value, command: &str) -> (StatusCode, Value) {
+        let id = task["task_id"].as_str().unwrap();
+        let body = json!({ "lease_token": task["lease"]["token"] });
+        self.call(Method::POST, &format!("tasks/{id}/{command}"), body).await
+    }
+
+    async fn complete(&self, task: &Value) {
+        let (status, answer) = self.say(task, "complete").await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+}
+
+fn ids(tasks: &[Value]) -> Vec<&str> {
+    tasks.iter().map(|task| task["task_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_gets_tasks_by_priority_then_age_up_to_the_slots() {
+    let bench = Bench::new().await;
+    let normal = bench.task(json!({ "payload": { "n": 1 } })).await;
+    let low = bench.task(json!({ "priority": "low" })).await;
+    let high = bench.task(json!({ "priority": "high" })).await;
+    let agent = bench.agent(json!({ "slots": 2 })).await;
+    let got = bench.claim(&agent, 10, 0).await;
+    assert_eq!(ids(&got), [&high, &normal]);
+    assert_eq!(got[1]["payload"], json!({ "n": 1 }));
+    assert_eq!((&got[0]["attempt"], &got[0]["lease"]["token"]), (&json!(1), &json!(1)));
+    assert!(bench.claim(&agent, 10, 0).await.is_empty(), "both slots are taken");
+    bench.complete(&got[0]).await;
+    assert_eq!(ids(&bench.claim(&agent, 10, 2_000).await), [&low]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_claim_over_nats_is_answered_as_soon_as_a_task_comes() {
+    let bench = Bench::new().await;
+    let agent = bench.agent(json!({})).await;
+    let nats = bench.product.nats().await;
+    let subject = format!("taffrail.default.req.queue.{}.claim", bench.queue);
+    let body = json!({ "agent_id": agent, "max": 1, "wait_ms": 20_000 }).to_string();
+    let request =
+        async_nats::Request::new().payload(body.into()).timeout(Some(Duration::from_secs(25)));
+    let start = Instant::now();
+    let claim = nats.send_request(subject, request);
+    let submitted = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bench.task(json!({})).await
+    };
+    let (answer, task) = tokio::join!(claim, submitted);
+    let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    assert_eq!(ids(answer["tasks"].as_array().unwrap()), [&task]);
+    assert!(start.elapsed() < Duration::from_secs(10), "it need not wait its time out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_without_work_comes_back_empty_when_its_time_is_up() {
+    let bench = Bench::new().await;
+    let agent = bench.agent(json!({})).await;
+    let start = Instant::now();
+    assert!(bench.claim(&agent, 1, 400).await.is_empty());
+    assert!(start.elapsed() >= Duration::from_millis(400));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_and_resting_agents_are_refused() {
+    let bench = Bench::new().await;
+    let path = format!("queues/{}/claim", bench.queue);
+    let unknown = json!({ "agent_id": "00000000-0000-4000-8000-000000000000" });
+    let (status, problem) = bench.call(Method::POST, &path, unknown).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
+    let agent = bench.agent(json!({})).await;
+    bench.post(&format!("agents/{agent}/drain"), json!({})).await;
+    let claim = json!({ "agent_id": agent });
+    until("the drained agent is refused", async || {
+        let (status, problem) = bench.call(Method::POST, &path, claim.clone()).await;
+        status == StatusCode::UNPROCESSABLE_ENTITY
+            && problem["type"].as_str().unwrap().ends_with("/not-possible")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_lease_gives_the_task_away_and_the_late_answer_is_refused() {
+    let bench = Bench::new().await;
+    let task = bench.task(json!({})).await;
+    let (slow, quick) = (bench.agent(json!({})).await, bench.agent(json!({})).await);
+    let first = bench.claim_for(&slow, 1, 0, 1_000).await;
+    assert_eq!(bench.say(&first[0], "start").await.0, StatusCode::OK);
+    let second = bench.claim(&quick, 1, 15_000).await;
+    assert_eq!(ids(&second), [&task]);
+    assert_eq!((&second[0]["attempt"], &second[0]["lease"]["token"]), (&json!(2), &json!(2)));
+    let (status, problem) = bench.say(&first[0], "complete").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(problem["type"].as_str().unwrap().ends_with("/stale-lease"), "{problem}");
+    bench.complete(&second[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capabilities_times_dependencies_and_keys_hold_tasks_back() {
+    let bench = Bench::new().await;
+    let soon = (chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
+        + Duration::from_secs(4))
+    .to_rfc3339();
+    let gifted = bench.task(json!({ "capabilities": ["gpu"] })).await;
+    let timed = bench.task(json!({ "run_at": soon })).await;
+    let before = bench.task(json!({ "concurrency_key": bench.queue })).await;
+    let after = bench.task(json!({ "depends_on": [before] })).await;
+    let same_key = bench.task(json!({ "concurrency_key": bench.queue })).await;
+    let plain = bench.agent(json!({ "slots": 10 })).await;
+    let able = bench.agent(json!({ "slots": 10, "capabilities": ["gpu", "ocr"] })).await;
+    let got = bench.claim(&plain, 10, 0).await;
+    assert_eq!(ids(&got), [&before], "the others wait for something");
+    assert_eq!(ids(&bench.claim(&able, 10, 0).await), [&gifted]);
+    bench.complete(&got[0]).await;
+    let mut rest = Vec::new();
+    until("dependency and key are free", async || {
+        rest.extend(bench.claim(&plain, 10, 500).await);
+        rest.len() >= 2
+    })
+    .await;
+    let mut free = ids(&rest);
+    free.truncate(2);
+    assert_eq!(free, [&after, &same_key]);
+    if rest.len() < 3 {
+        rest.extend(bench.claim(&plain, 10, 15_000).await);
+    }
+    assert_eq!(ids(&rest)[2], timed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_listens_is_pushed_its_task() {
+    let bench = Bench::new().await;
+    // A capability of its own: other tests' tasks must not be pushed here.
+    let agent = bench.agent(json!({ "capabilities": [bench.queue] })).await;
+    let nats = bench.product.nats().await;
+    let own = format!("taffrail.default.agent.{agent}");
+    let mut tasks = nats.subscribe(format!("{own}.tasks")).await.unwrap();
+    nats.publish(format!("{own}.heartbeat"), "{}".into()).await.unwrap();
+    nats.flush().await.unwrap();
+    let only_here = json!({ "capabilities": [bench.queue], "assignees": [agent] });
+    let task = bench.task(only_here).await;
+    let pushed = async {
+        loop {
+            let message = tasks.next().await.unwrap();
+            // An empty message asks whether anybody listens.
+            if !message.payload.is_empty() {
+                let pushed: Value = serde_json::from_slice(&message.payload).unwrap();
+                if pushed["task_id"] == task.as_str() {
+                    return pushed;
+                }
+            }
+        }
+    };
+    let pushed = tokio::time::timeout(Duration::from_secs(20), pushed).await.unwrap();
+    bench.complete(&pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_claimants_at_once_never_share_a_task() {
+    let bench = Bench::new().await;
+    let mut submitted = Vec::new();
+    for _ in 0..40 {
+        submitted.push(bench.task(json!({})).await);
+    }
+    let mut agents = Vec::new();
+    for _ in 0..8 {
+        agents.push(bench.agent(json!({ "slots": 10 })).await);
+    }
+    let claims = agents.iter().map(|agent| bench.claim(agent, 10, 2_000));
+    let got = futures::future::join_all(claims).await.concat();
+    let mut got = ids(&got);
+    got.sort_unstable();
+    submitted.sort_unstable();
+    assert_eq!(got, submitted);
+}

@@ -1,0 +1,152 @@
+//! Read models made anew beside the live ones: KRN-8, D35.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use commands::Work;
+use domain::operation::{OperationAccepted, Resource};
+use domain::{Json, TaskId, TenantId};
+use projections::{Model, ProjectionError};
+use replay::RebuildWork;
+use uuid::Uuid;
+
+use crate::engine::{Running, caught_up, done, queries, submitted};
+use crate::support::{self, SOON};
+
+#[tokio::test]
+async fn a_rebuild_equals_the_live_rows_while_events_keep_arriving() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let running = Running::on(&log).await;
+    let queries = queries(&db);
+    let first = Uuid::new_v4();
+    let tasks = (0..200).map(|n| (if n == 0 { first } else { Uuid::new_v4() }, done("t")));
+    let last = support::append(&log, tasks.collect()).await;
+    caught_up(&queries, last.last().unwrap().position).await;
+
+    let over = Arc::new(AtomicBool::new(false));
+    let arriving = tokio::spawn({
+        let (log, over) = (log.clone(), over.clone());
+        async move {
+            while !over.load(Ordering::Relaxed) {
+                support::append(&log, vec![(Uuid::new_v4(), done("meanwhile"))]).await;
+            }
+        }
+    });
+    // Readers never see less than before.
+    let reading = tokio::spawn({
+        let (queries, over) = (queries.clone(), over.clone());
+        async move {
+            let (tenant, mut reached, mut reads) = (TenantId::default_tenant(), 0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let found = queries.task(&tenant, TaskId(first), SOON).await.unwrap();
+                assert!(found.value.is_some(), "a reader saw the table empty");
+                assert!(found.position >= reached, "the model stepped back");
+                (reached, reads) = (found.position, reads + 1);
+            }
+            reads
+        }
+    });
+    for model in Model::ALL {
+        let report = replay::rebuild(model, &log, |_, _| {}).await.unwrap();
+        assert!(report.events >= 800 && report.rows > 0, "{report:?}");
+        assert_eq!((report.differing, report.parked), (Some(0), 0), "{report:?}");
+    }
+    over.store(true, Ordering::Relaxed);
+    arriving.await.unwrap();
+    assert!(reading.await.unwrap() > 0);
+    // The live engine went on behind the rebuild.
+    let head = log.head().await.unwrap().position;
+    caught_up(&queries, head).await;
+    for model in Model::ALL {
+        let compared = replay::compare(model, &log).await.unwrap();
+        assert_eq!((compared.position, compared.differing), (head, vec![]), "{model}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_mends_rows_that_are_wrong_missing_or_too_many() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let (wrong, missing) = (Uuid::new_v4(), Uuid::new_v4());
+    let last = support::append(&log, vec![(wrong, done("a")), (missing, done("b"))]).await;
+    let running = Running::on(&log).await;
+    let queries = queries(&db);
+    caught_up(&queries, last.last().unwrap().position).await;
+    let extra = Uuid::new_v4();
+    db.sql(&format!(
+        "
+         INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, state, queue, priority, agent_id,
+                holder, parent_id, due_at, queued_at, archived, capabilities, labels, search
+                FROM read.tasks WHERE key = '{wrong}';
+         UPDATE read.tasks SET doc = replace(doc, '\"title\":\"a\"', '\"title\":\"z\"')
+                WHERE key = '{wrong}';
+         DELETE FROM read.tasks WHERE key = '{missing}';
+         INSERT INTO read.parked VALUES ('tasks', 'default', '{wrong}', 3, 'it was a bug', 1)"
+    ))
+    .await;
+    let compared = replay::compare(Model::Tasks, &log).await.unwrap();
+    let mut differing: Vec<_> = compared.differing.iter().map(|row| row.key.clone()).collect();
+    differing.sort();
+    let mut expected = vec![wrong.to_string(), missing.to_string(), extra.to_string()];
+    expected.sort();
+    assert_eq!(differing, expected);
+
+    let report = replay::rebuild(Model::Tasks, &log, |_, _| {}).await.unwrap();
+    assert_eq!((report.differing, report.rows), (Some(3), 2));
+    assert_eq!(replay::compare(Model::Tasks, &log).await.unwrap().differing, vec![]);
+    assert_eq!(db.sql("SELECT count(*) FROM read.parked").await.as_deref(), Some("0"));
+    // The engine notices that the rows were replaced below it, and goes on.
+    let more = support::append(&log, vec![(Uuid::new_v4(), submitted("more"))]).await;
+    caught_up(&queries, more[0].position).await;
+    assert_eq!(replay::compare(Model::Tasks, &log).await.unwrap().differing, vec![]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_rebuild_of_a_model_at_a_time() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let tasks = (0..300).map(|_| (Uuid::new_v4(), done("t")));
+    support::append(&log, tasks.collect()).await;
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let (second, rival) = (log.clone(), begun.clone());
+    let second = tokio::spawn(async move {
+        rival.notified().await;
+        replay::rebuild(Model::Audit, &second, |_, _| {}).await
+    });
+    let first = replay::rebuild(Model::Audit, &log, |_, _| {
+        begun.notify_one();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    });
+    let first = tokio::task::spawn_blocking({
+        let handle = tokio::runtime::Handle::current();
+        move || handle.block_on(first)
+    });
+    assert!(matches!(second.await.unwrap(), Err(ProjectionError::Busy { model: "audit" })));
+    // Without a live engine there is nothing to compare with; the rows are put in place.
+    let report = first.await.unwrap().unwrap();
+    assert_eq!((report.rows, report.differing), (1_200, None));
+    assert_eq!(db.sql("SELECT count(*) FROM read.audit").await.as_deref(), Some("1200"));
+}
+
+#[tokio::test]
+async fn a_rebuild_runs_as_an_operation() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    support::append(&log, vec![(Uuid::new_v4(), done("t"))]).await;
+    let work = RebuildWork::new(log);
+    assert!(work.takes("projection.rebuild") && !work.takes("agent.drain"));
+    let accepted = |model: &str| OperationAccepted {
+        kind: "projection.rebuild".into(),
+        resource: Resource { kind: "projection".into(), id: model.into() },
+        command: None,
+        input: Json::parse(&format!(r#"{{"model":"{model}"}}"#)).unwrap(),
+    };
+    let (progress, _kept) = tokio::sync::mpsc::channel(8);
+    let result = work.run(Uuid::new_v4(), accepted("agents"), progress.clone()).await.unwrap();
+    assert!(result.as_str().contains(r#""events":4"#), "{}", result.as_str());
+    let problem = work.run(Uuid::new_v4(), accepted("tusks"), progress).await.unwrap_err();
+    assert_eq!(problem.code(), Some(domain::Code::NotFound));
+}
