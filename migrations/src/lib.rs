@@ -9,7 +9,6 @@ use tokio_postgres::{Client, NoTls};
 pub use roles::{GATEWAY, SERVICE, ServiceUrls, service_urls};
 
 mod embedded {
-    #![expect(missing_docs, reason = "written by the macro")]
     refinery::embed_migrations!("sql");
 }
 

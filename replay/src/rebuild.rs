@@ -128,7 +128,7 @@ async fn empty_shadow<P: Projection>(client: &mut Client) -> Result<Checkpoint, 
 }
 
 async fn live_position<P: Projection>(client: &Client) -> Result<u64, ProjectionError> {
-    Ok(Storage::<P>::new(Schema::Live).checkpoint(client).await?.position)
+    Ok(Storage::<P>::new(Schema::Live).checkpoint(client).await?.0.position)
 }
 
 /// Folds the log into the shadow up to a position; reads ahead while it writes.

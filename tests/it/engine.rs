@@ -142,7 +142,7 @@ async fn rows_and_checkpoint_move_together_or_not_at_all() {
     let events = log.read(0, 10).await.unwrap();
     let mut client = log.pool().get().await.unwrap();
     let storage = Storage::<Tasks>::new(Schema::Live);
-    let at = storage.checkpoint(&client).await.unwrap();
+    let (at, _) = storage.checkpoint(&client).await.unwrap();
     let mut folder = Folder::new(Tasks, storage, at, Default::default(), 0);
     let folded = folder.fold(&client, &events).await.unwrap().unwrap();
     let state = "SELECT (SELECT count(*) FROM read.tasks) || '/' || position
@@ -156,8 +156,7 @@ async fn rows_and_checkpoint_move_together_or_not_at_all() {
         .await
         .unwrap();
     assert!(wrote);
-    let pid: i32 =
-        transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let pid: i32 = transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     db.sql(&format!("SELECT pg_terminate_backend({pid})")).await;
     assert!(transaction.commit().await.is_err());
     assert_eq!(db.sql(state).await.as_deref(), Some("0/0"));
@@ -354,10 +353,7 @@ async fn queues_dead_letters_and_filters_find_what_they_name() {
         (TaskFilter { capability: Some("rust".into()), ..some() }, vec![child_id]),
         (TaskFilter { parent: Some(TaskId(parent)), ..some() }, vec![child_id]),
         (TaskFilter { due_before: due, ..some() }, vec![child_id]),
-        (
-            TaskFilter { priorities: vec![domain::values::Priority::High], ..some() },
-            vec![child_id],
-        ),
+        (TaskFilter { priorities: vec![domain::values::Priority::High], ..some() }, vec![child_id]),
         (TaskFilter { queue: Some("none".into()), ..some() }, vec![]),
         (TaskFilter { archived: true, ..some() }, vec![]),
     ] {

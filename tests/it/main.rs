@@ -1,1 +1,19 @@
-fn main() {}
+//! Everything against real servers and real processes.
+//!
+//! One PostgreSQL per run, a database per test, a nats-server where a test wants to hurt
+//! one, and one whole `taffrail up` for the tests that come from outside.
+
+mod support;
+
+mod agents;
+mod agents_wire;
+mod claims;
+mod commands_nats;
+mod engine;
+mod processor;
+mod rebuild;
+mod relay;
+mod roles;
+mod servers;
+mod store;
+mod up;

@@ -63,9 +63,8 @@ async fn another_body_under_a_known_id_is_refused_and_changes_nothing() {
     let db = support::database().await;
     let processor = support::processor(&db).await;
     let (stream, id) = (Uuid::new_v4(), Uuid::new_v4());
-    let bodies = ["one", "two", "one"].map(|title| {
-        processor.door.execute(envelope(stream, submit(title), id))
-    });
+    let bodies = ["one", "two", "one"]
+        .map(|title| processor.door.execute(envelope(stream, submit(title), id)));
     let outcomes = join_all(bodies).await;
     assert_eq!(outcomes[0].status, Status::Accepted);
     assert_eq!(code(&outcomes[1]), Some(Code::IdempotencyMismatch));
@@ -164,9 +163,11 @@ async fn a_name_belongs_to_one_agent_until_it_retires() {
     let processor = support::processor(&db).await;
     let register = || Command::from(AgentCommand::Register(RegisterAgent::named("ada")));
     let agents: Vec<Uuid> = (0..10).map(|_| Uuid::new_v4()).collect();
-    let outcomes = join_all(agents.iter().map(|agent| {
-        processor.door.execute(envelope(*agent, register(), Uuid::new_v4()))
-    }))
+    let outcomes = join_all(
+        agents
+            .iter()
+            .map(|agent| processor.door.execute(envelope(*agent, register(), Uuid::new_v4()))),
+    )
     .await;
     let winner = outcomes.iter().position(|o| o.status == Status::Accepted).unwrap();
     for (n, outcome) in outcomes.iter().enumerate().filter(|(n, _)| *n != winner) {
@@ -223,9 +224,8 @@ async fn a_full_queue_turns_callers_away_at_once_and_loses_nobody() {
         async move { role.run("small", true, cancel).await }
     });
     door.active().wait_for(|active| *active).await.unwrap();
-    let flood = (0..500).map(|n| {
-        door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4()))
-    });
+    let flood = (0..500)
+        .map(|n| door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4())));
     let outcomes = join_all(flood).await;
     let count = |status| outcomes.iter().filter(|o| o.status == status).count();
     assert_eq!(count(Status::Accepted) + count(Status::Busy), 500);
@@ -258,7 +258,9 @@ async fn a_drain_answers_what_was_taken_and_a_standby_goes_on() {
     assert_eq!(refused.status, Status::Busy);
 
     let sent: Vec<_> = (0..400)
-        .map(|n| first.door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4())))
+        .map(|n| {
+            first.door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4()))
+        })
         .collect();
     first.stop().await;
     let outcomes = join_all(sent).await;
@@ -316,8 +318,7 @@ async fn a_progress_report_implies_the_start() {
     let processor = support::processor(&db).await;
     let (task, agent) = (Uuid::new_v4(), domain::AgentId::nth(7));
     send(&processor, task, submit("work")).await;
-    let assign =
-        domain::task::AssignTask { agent_id: agent, lease_ms: Some(5_000), reason: None };
+    let assign = domain::task::AssignTask { agent_id: agent, lease_ms: Some(5_000), reason: None };
     send(&processor, task, TaskCommand::Assign(assign)).await;
     let progress = ProgressTask {
         lease_token: 1,

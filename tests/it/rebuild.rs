@@ -49,7 +49,8 @@ async fn a_rebuild_equals_the_live_rows_while_events_keep_arriving() {
     });
     for model in Model::ALL {
         let report = replay::rebuild(model, &log, |_, _| {}).await.unwrap();
-        assert!(report.events >= 800 && report.rows > 0, "{report:?}");
+        let empty = matches!(model, Model::Agents | Model::Operations);
+        assert!(report.events >= 800 && (report.rows == 0) == empty, "{report:?}");
         assert_eq!((report.differing, report.parked), (Some(0), 0), "{report:?}");
     }
     over.store(true, Ordering::Relaxed);
@@ -76,8 +77,7 @@ async fn a_rebuild_mends_rows_that_are_wrong_missing_or_too_many() {
     caught_up(&queries, last.last().unwrap().position).await;
     let extra = Uuid::new_v4();
     db.sql(&format!(
-        "
-         INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, state, queue, priority, agent_id,
+        "INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, state, queue, priority, agent_id,
                 holder, parent_id, due_at, queued_at, archived, capabilities, labels, search
                 FROM read.tasks WHERE key = '{wrong}';
          UPDATE read.tasks SET doc = replace(doc, '\"title\":\"a\"', '\"title\":\"z\"')
@@ -105,30 +105,30 @@ async fn a_rebuild_mends_rows_that_are_wrong_missing_or_too_many() {
 }
 
 #[tokio::test]
-async fn one_rebuild_of_a_model_at_a_time() {
+async fn one_rebuild_of_a_model_at_a_time_and_it_needs_no_live_engine() {
     let db = support::database().await;
     let log = support::log(&db).await;
-    let tasks = (0..300).map(|_| (Uuid::new_v4(), done("t")));
-    support::append(&log, tasks.collect()).await;
-    let begun = Arc::new(tokio::sync::Notify::new());
-    let (second, rival) = (log.clone(), begun.clone());
-    let second = tokio::spawn(async move {
-        rival.notified().await;
-        replay::rebuild(Model::Audit, &second, |_, _| {}).await
-    });
-    let first = replay::rebuild(Model::Audit, &log, |_, _| {
-        begun.notify_one();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-    });
-    let first = tokio::task::spawn_blocking({
-        let handle = tokio::runtime::Handle::current();
-        move || handle.block_on(first)
-    });
-    assert!(matches!(second.await.unwrap(), Err(ProjectionError::Busy { model: "audit" })));
-    // Without a live engine there is nothing to compare with; the rows are put in place.
-    let report = first.await.unwrap().unwrap();
+    support::append(&log, (0..300).map(|_| (Uuid::new_v4(), done("t"))).collect()).await;
+    // Somebody else is at it, for as long as the connection lives.
+    let (rival, connection) =
+        tokio_postgres::connect(&db.service_url, tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let lock = "SELECT pg_advisory_lock(hashtextextended('taffrail rebuild audit', 0))";
+    rival.execute(lock, &[]).await.unwrap();
+    let refused = replay::rebuild(Model::Audit, &log, |_, _| {}).await;
+    assert!(matches!(refused, Err(ProjectionError::Busy { model: "audit" })));
+    drop(rival);
+    connection.await.unwrap().unwrap();
+
+    // The live rows are behind and cannot be compared; the new ones are put in place.
+    let mut told = Vec::new();
+    let report = replay::rebuild(Model::Audit, &log, |at, of| told.push((at, of))).await.unwrap();
     assert_eq!((report.rows, report.differing), (1_200, None));
+    assert_eq!(told.last(), Some(&(1_200, 1_200)));
     assert_eq!(db.sql("SELECT count(*) FROM read.audit").await.as_deref(), Some("1200"));
+    // A second one finds nothing to do.
+    let report = replay::rebuild(Model::Audit, &log, |_, _| {}).await.unwrap();
+    assert_eq!((report.rows, report.differing), (1_200, Some(0)));
 }
 
 #[tokio::test]

@@ -74,7 +74,8 @@ fn faults(root: &Path) -> io::Result<Vec<String>> {
     }
     let mut states: BTreeMap<StreamType, Aggregate> = BTreeMap::new();
     for (name, bytes) in &files {
-        if !index.contains_key(name) {
+        // The newest shape of an old event moves on with every raised version.
+        if !index.contains_key(name) && !name.ends_with(".newest") {
             faults.push(format!("{name} is not in the index"));
         }
         let (folder, file) = name.split_once('/').unwrap_or((name, ""));
@@ -147,8 +148,7 @@ fn bless(root: &Path) -> io::Result<()> {
         }
     }
     let mut known = index(root).unwrap_or_default();
-    for (name, bytes) in files(root)? {
-        // The newest shape of an old event moves on with every raised version.
+    for (name, bytes) in files(root)?.into_iter().filter(|(name, _)| !name.ends_with(".newest")) {
         known.entry(name).or_insert_with(|| sha256(&bytes));
     }
     let lines: String = known.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();

@@ -40,10 +40,6 @@ pub struct Servers {
 pub struct Running {
     /// Where the gateway listens.
     pub http: Option<std::net::SocketAddr>,
-    /// How much of the log there was at the start.
-    pub head: u64,
-    /// The gateway's health checks; the caller may add its own.
-    pub health: gateway::Health,
     front: Stage,
     actors: Stage,
     processor: Stage,
@@ -238,10 +234,10 @@ pub async fn start(
     }
 
     // Gateway.
-    let health = gateway::Health::default();
     let mut http = None;
     if roles.contains(&Role::Gateway) {
         tokens::ensure(&queries_pool, token).await?;
+        let health = gateway::Health::default();
         figures::of_health(&health, &pool, &nats);
         let listener = TcpListener::bind(config.http_addr()?).await.with_context(|| {
             format!("{} cannot be listened on; choose another --http-addr", {
@@ -259,7 +255,7 @@ pub async fn start(
             ids: Ids,
             clock,
             tokens: gateway::Tokens::new(gateway::PgTokens(queries_pool)),
-            health: health.clone(),
+            health,
             metrics,
             limits: gateway::Limits::default(),
         });
@@ -271,8 +267,7 @@ pub async fn start(
         });
     }
 
-    let head = head.position;
-    Ok(Running { http, head, health, front, actors, processor, back, feed, relayed })
+    Ok(Running { http, front, actors, processor, back, feed, relayed })
 }
 
 impl Running {

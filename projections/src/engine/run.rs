@@ -83,8 +83,7 @@ impl<P: Projection + Clone> Engine<P> {
     async fn begin(&self) -> Result<Folder<P>, ProjectionError> {
         let mut client = self.pool.get().await?;
         let storage = Storage::<P>::new(Schema::Live);
-        let mut at = storage.checkpoint(&client).await?;
-        let head = self.reader.log.head().await?.position;
+        let (mut at, head) = storage.checkpoint(&client).await?;
         if at.position > head {
             tracing::error!(
                 model = P::NAME,

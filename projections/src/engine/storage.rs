@@ -68,20 +68,22 @@ impl<P: Projection> Storage<P> {
         self.schema
     }
 
-    /// How far the model is.
+    /// How far the model is, and the log's head in the same snapshot.
     ///
     /// # Errors
     /// When the database cannot be reached.
     pub async fn checkpoint<C: GenericClient>(
         &self,
         client: &C,
-    ) -> Result<Checkpoint, ProjectionError> {
+    ) -> Result<(Checkpoint, u64), ProjectionError> {
         let sql = format!(
-            "SELECT position, generation FROM {}.checkpoints WHERE model = $1",
+            "SELECT c.position, c.generation, h.position
+             FROM {}.checkpoints c CROSS JOIN log_head h WHERE c.model = $1 AND h.shard = 0",
             self.schema.as_str()
         );
         let row = client.query_one(&client.prepare_cached(&sql).await?, &[&P::NAME]).await?;
-        checkpoint_of(&row)
+        let head: i64 = row.try_get(2)?;
+        Ok((checkpoint_of(&row)?, u64::try_from(head).unwrap_or(0)))
     }
 
     /// The streams that stand still.

@@ -5,10 +5,11 @@
 #![allow(dead_code, reason = "each test uses the part it needs")]
 
 mod database;
+mod http;
 mod nats;
+mod process;
 mod product;
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -16,8 +17,12 @@ use std::time::{Duration, Instant};
 use servers::{Options, Programs};
 use tokio::runtime::Handle;
 
-pub use database::{TestDb, TestProcessor, append, append_as, database, log, new_event, processor, reader};
+pub use database::{
+    TestDb, TestProcessor, append, append_as, database, log, new_event, processor, reader,
+};
+pub use http::Api;
 pub use nats::{TestNats, nats};
+pub use process::{Process, said};
 pub use product::{Product, product, start_product};
 
 /// Long enough for a loaded machine, short enough to notice a hang.
@@ -76,11 +81,7 @@ pub fn unique() -> u32 {
 }
 
 /// Waits until a condition holds; the text says what never came.
-pub async fn until<F, R>(what: &str, mut condition: F)
-where
-    F: FnMut() -> R,
-    R: Future<Output = bool>,
-{
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
         assert!(start.elapsed() < SOON, "waited in vain until {what}");

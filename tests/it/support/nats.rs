@@ -29,9 +29,7 @@ async fn start(dir: PathBuf, options: &Options, programs: &servers::Programs) ->
     Nats::start(&programs.nats, &dir, options).await.unwrap()
 }
 
-async fn on_background<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> T {
+async fn on_background<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     background().spawn(work).await.unwrap()
 }
 
@@ -60,10 +58,7 @@ impl TestNats {
 
     /// A client of it.
     pub async fn client(&self) -> async_nats::Client {
-        async_nats::ConnectOptions::with_token(self.token.clone())
-            .connect(&self.url)
-            .await
-            .unwrap()
+        async_nats::ConnectOptions::with_token(self.token.clone()).connect(&self.url).await.unwrap()
     }
 }
 

@@ -1,14 +1,12 @@
 //! The whole product as its users get it: a `taffrail up` process.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, ExitStatus, Stdio};
 
-use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::{SOON, TAFFRAIL, run_dir, unique};
+use super::process::{Process, said};
+use super::{TAFFRAIL, run_dir};
 
 /// A running `taffrail up`.
 pub struct Product {
@@ -23,7 +21,7 @@ pub struct Product {
     pub pid: u32,
     /// From start to `ready: all`, as it says itself.
     pub ready_ms: u64,
-    child: Child,
+    process: Process,
 }
 
 /// The product that the tests of a run share.
@@ -37,69 +35,27 @@ pub async fn product() -> &'static Product {
         .await
 }
 
-/// Starts a product on a folder. It ends with this process, whatever happens to it.
+/// Starts a product on a folder.
 pub fn start_product(data_dir: PathBuf, more: &[&str]) -> Product {
     std::fs::create_dir_all(&data_dir).unwrap();
-    let log = std::fs::File::create(data_dir.with_extension(format!("{}.log", unique()))).unwrap();
-    let pid = std::process::id().to_string();
-    let mut arguments: Vec<String> = vec!["up".into(), "--output".into(), "json".into()];
-    arguments.extend(["--data-dir".into(), data_dir.display().to_string()]);
-    arguments.extend(["--http-addr".into(), "127.0.0.1:0".into()]);
-    arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-    let (sent, started) = mpsc::channel();
-    let (spawned, child) = mpsc::channel();
-    let folder = data_dir.clone();
-    // The death signal fires when the spawning thread ends: this one never does.
-    std::thread::spawn(move || {
-        let mut child = Command::new(TAFFRAIL)
-            .args([servers::SHIM_ARG, "nats", &pid])
-            .arg(&folder)
-            .args(["--", TAFFRAIL])
-            .args(arguments)
-            .env_remove("TAFFRAIL_DATABASE_URL")
-            .env_remove("TAFFRAIL_NATS_URL")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        spawned.send(child).unwrap();
-        for line in lines.lines() {
-            let Ok(line) = line else { break };
-            let _ = sent.send(line);
-        }
-        loop {
-            std::thread::park();
-        }
-    });
-    let child = child.recv().unwrap();
-    let mut product = Product {
-        http: String::new(),
-        token: String::new(),
-        nats_url: String::new(),
-        nats_token: String::new(),
-        postgres_url: String::new(),
-        data_dir,
-        pid: child.id(),
-        ready_ms: 0,
-        child,
-    };
-    loop {
-        let line = started.recv_timeout(SOON).expect("`taffrail up` did not become ready");
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-        match line["ready"].as_str() {
-            Some("http") => product.http = text("url"),
-            Some("nats") => (product.nats_url, product.nats_token) = (text("url"), text("token")),
-            Some("postgres") => product.postgres_url = text("url"),
-            Some("token") => product.token = text("token"),
-            Some("all") => {
-                product.ready_ms = line["ms"].as_u64().unwrap();
-                return product;
-            }
-            Some(_) | None => {}
-        }
+    let folder = data_dir.display().to_string();
+    let mut arguments = vec!["up", "--output", "json", "--data-dir", &folder];
+    arguments.extend(["--http-addr", "127.0.0.1:0"]);
+    arguments.extend(more);
+    let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
+    let process = Process::start("up", &arguments, &[]);
+    let ready = process.ready();
+    let all = ready.iter().find(|line| line["ready"] == "all").unwrap();
+    Product {
+        http: said(&ready, "http", "url"),
+        token: said(&ready, "token", "token"),
+        nats_url: said(&ready, "nats", "url"),
+        nats_token: said(&ready, "nats", "token"),
+        postgres_url: said(&ready, "postgres", "url"),
+        data_dir: said(&ready, "data", "path").into(),
+        pid: process.pid,
+        ready_ms: all["ms"].as_u64().unwrap(),
+        process,
     }
 }
 
@@ -129,21 +85,11 @@ impl Product {
 
     /// kill -9; returns when it is gone.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.kill();
     }
 
     /// SIGTERM; the exit status.
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Product {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate()
     }
 }

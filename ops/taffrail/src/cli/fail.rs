@@ -147,6 +147,9 @@ impl Failure {
             return Some("is `taffrail up` running? --url or TAFFRAIL_URL names another server");
         }
         if matches!(self, Self::Agent(agent::Error::Connect { .. })) {
+            if self.exit() == Exit::Unauthorized {
+                return Some("give the token with --nats-token or TAFFRAIL_NATS_TOKEN");
+            }
             return Some(
                 "is `taffrail up` running? --nats-url or TAFFRAIL_NATS_URL names another server",
             );

@@ -59,17 +59,6 @@ impl Role {
     /// Every role, in the order of the documents.
     pub const ALL: [Self; 5] =
         [Self::Gateway, Self::Processor, Self::Relay, Self::Projector, Self::Managers];
-
-    /// The word on the command line, in leases and in logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Processor => "processor",
-            Self::Relay => "relay",
-            Self::Projector => "projector",
-            Self::Managers => "managers",
-        }
-    }
 }
 
 /// `taffrail migrate`
