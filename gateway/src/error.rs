@@ -1,7 +1,5 @@
 //! Problem documents on their way out; the one place that knows HTTP statuses.
 
-use std::borrow::Cow;
-
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -145,7 +143,7 @@ pub fn render(mut response: Response, trace: &Trace, target: &str) -> Response {
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
         None if response.status().as_u16() < 400 || has_content(&response) => return response,
-        None => framework(response.status(), response.headers(), target),
+        None => framework(response.status(), target),
     };
     let Failure { mut problem, headers } = *error.0;
     problem.trace_id.get_or_insert_with(|| trace.trace_id().to_owned());
@@ -154,11 +152,6 @@ pub fn render(mut response: Response, trace: &Trace, target: &str) -> Response {
     *rendered.status_mut() =
         StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let out = rendered.headers_mut();
-    for name in [header::ALLOW, header::VARY] {
-        if let Some(value) = response.headers().get(&name) {
-            out.insert(name, value.clone());
-        }
-    }
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(ms) = problem.retry_after_ms {
@@ -188,14 +181,14 @@ fn has_content(response: &Response) -> bool {
 }
 
 /// The document for a refusal that the framework made on its own.
-fn framework(status: StatusCode, headers: &axum::http::HeaderMap, target: &str) -> ApiError {
+fn framework(status: StatusCode, target: &str) -> ApiError {
     let shown: String = target.chars().take(128).collect();
     match status.as_u16() {
         404 => ApiError::new(Code::NotFound, format!("there is no route {shown}")),
+        // The router adds `Allow` behind us.
         405 => {
-            let allow = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok());
-            let allow = allow.map_or(Cow::Borrowed("other methods"), Cow::Borrowed);
-            ApiError::new(Code::MethodNotAllowed, format!("{shown} takes {allow}"))
+            let detail = format!("{shown} has no such method; `Allow` names those it has");
+            ApiError::new(Code::MethodNotAllowed, detail)
         }
         413 => ApiError::new(Code::TooLarge, "the request is too large").closing(),
         415 => ApiError::new(Code::UnsupportedMediaType, "the content type is not supported"),

@@ -14,20 +14,23 @@ use super::support::{self, Product};
 
 /// Asks the product, as the holder of its first token.
 pub(crate) struct Api {
-    product: &'static Product,
-    http: reqwest::Client,
+    pub(crate) product: &'static Product,
+    http: support::Api,
 }
 
 impl Api {
     pub(crate) async fn new() -> Self {
         let product = support::product().await;
-        Self { product, http: support::http_client() }
+        Self { product, http: support::Api::new(&product.http, &product.token) }
+    }
+
+    /// The same product, asked under another token.
+    pub(crate) fn with_token(self, token: &str) -> Self {
+        Self { http: support::Api::new(&self.product.http, token), ..self }
     }
 
     pub(crate) fn ask(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
-            .request(method, format!("{}{path}", self.product.http))
-            .bearer_auth(&self.product.token)
+        self.http.request(method, path)
     }
 
     async fn get(&self, path: &str) -> Value {
@@ -62,7 +65,8 @@ async fn a_created_task_is_read_at_the_place_that_was_handed_out() {
     let body = json!({ "title": "read me", "queue": queue() });
     let created = api.post("/v1/tasks", body).await;
     assert_eq!(created.status(), 201);
-    let (place, etag) = (header(&created, "location").to_owned(), header(&created, "etag").to_owned());
+    let (place, etag) =
+        (header(&created, "location").to_owned(), header(&created, "etag").to_owned());
     let position: u64 = header(&created, "taffrail-log-position").parse().unwrap();
     let created: Value = created.json().await.unwrap();
     assert_eq!(created["position"], position);
@@ -91,12 +95,8 @@ async fn a_list_reflects_the_position_that_was_demanded() {
         position = created["position"].as_u64().unwrap();
     }
     let path = format!("/v1/tasks?queue={queue}&limit=2");
-    let first = api
-        .ask(Method::GET, &path)
-        .header("taffrail-min-position", position)
-        .send()
-        .await
-        .unwrap();
+    let first =
+        api.ask(Method::GET, &path).header("taffrail-min-position", position).send().await.unwrap();
     let first: Value = first.json().await.unwrap();
     assert!(first["position"].as_u64().unwrap() >= position);
     let mut titles = Vec::new();
@@ -181,7 +181,10 @@ async fn a_refusal_names_what_the_state_allows() {
     let id = api.submit(json!({ "title": "r", "queue": queue() })).await["id"].clone();
     let path = format!("/v1/tasks/{}/approve", id.as_str().unwrap());
     let refused = api.post(&path, json!({})).await;
-    assert_eq!((refused.status().as_u16(), header(&refused, "content-type")), (422, "application/problem+json"));
+    assert_eq!(
+        (refused.status().as_u16(), header(&refused, "content-type")),
+        (422, "application/problem+json")
+    );
     let problem: Value = refused.json().await.unwrap();
     assert!(problem["type"].as_str().unwrap().ends_with("/illegal-transition"));
     assert_eq!(problem["state"], "queued");
@@ -426,7 +429,10 @@ async fn a_websocket_takes_commands_and_hands_events_over() {
     let api = Api::new().await;
     let mut socket = connect(&api, None).await.unwrap();
     let say = |value: Value| Message::text(value.to_string());
-    socket.send(say(json!({ "subscribe": { "types": ["task.submitted"], "window": 1 } }))).await.unwrap();
+    socket
+        .send(say(json!({ "subscribe": { "types": ["task.submitted"], "window": 1 } })))
+        .await
+        .unwrap();
     hear(&mut socket, "subscribed").await;
     let queue = queue();
     let body = json!({ "title": "by socket", "queue": queue });
@@ -442,7 +448,10 @@ async fn a_websocket_takes_commands_and_hands_events_over() {
     let after = outcome["position"].as_u64().unwrap() - 1;
     other.send(say(json!({ "subscribe": { "after": after } }))).await.unwrap();
     let event = hear(&mut other, "event").await;
-    assert_eq!((&event["data"]["queue"], &event["subject"]), (&json!(queue), &outcome["stream_id"]));
+    assert_eq!(
+        (&event["data"]["queue"], &event["subject"]),
+        (&json!(queue), &outcome["stream_id"])
+    );
     let Err(WsError::Http(refused)) = connect(&api, Some("http://evil.example")).await else {
         panic!("a page of another origin came in")
     };
@@ -454,14 +463,23 @@ async fn the_process_tells_how_it_is() {
     let api = Api::new().await;
     let open = |path: &str| {
         let url = format!("{}{path}", api.product.http);
-        api.http.get(url).send()
+        api.http.client.get(url).send()
     };
-    for path in ["/livez", "/readyz", "/healthz", "/version", "/openapi.json", "/asyncapi.json", "/docs/"] {
+    for path in
+        ["/livez", "/readyz", "/healthz", "/version", "/openapi.json", "/asyncapi.json", "/docs/"]
+    {
         assert_eq!(open(path).await.unwrap().status(), 200, "{path}");
     }
     let metrics = open("/metrics").await.unwrap().text().await.unwrap();
     assert!(metrics.contains("taffrail_http_requests_total{status=\"2xx\"}"), "{metrics}");
-    for path in ["/v1/metrics", "/v1/audit", "/v1/queues", "/v1/dead-letters", "/v1/operations", "/v1/agents"] {
+    for path in [
+        "/v1/metrics",
+        "/v1/audit",
+        "/v1/queues",
+        "/v1/dead-letters",
+        "/v1/operations",
+        "/v1/agents",
+    ] {
         let answer = api.get(path).await;
         assert!(answer.is_object(), "{path}");
     }

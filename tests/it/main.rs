@@ -7,9 +7,11 @@ mod support;
 
 mod agents;
 mod agents_wire;
+mod bad_input;
 mod claims;
 mod commands_nats;
 mod engine;
+mod http;
 mod processor;
 mod rebuild;
 mod relay;

@@ -29,9 +29,11 @@ pub struct AgentFacts {
     pub ttl: Duration,
     /// It registered itself: silence means something even before its first heartbeat.
     pub by_itself: bool,
-    /// Position of the event that led to its state; commands about the state derive
-    /// their ids from it.
+    /// Position of the event that led to its state: the cause of commands about it.
     pub since: u64,
+    /// Of its stream. Commands about its state expect it and derive their ids from it:
+    /// what a manager concludes must not undo what an operator decided meanwhile.
+    pub version: u64,
     /// Who caused that event.
     pub since_actor: std::sync::Arc<str>,
 }
@@ -114,6 +116,7 @@ impl Roster {
                 ttl: DEFAULT_TTL,
                 by_itself: is_agent(&event.actor, id),
                 since: event.position,
+                version: event.version,
                 since_actor: event.actor.clone(),
             };
             facts.describe(new);
@@ -121,6 +124,7 @@ impl Roster {
             return Some(id);
         }
         let facts = self.0.get_mut(&id)?;
+        facts.version = event.version;
         match happened {
             AgentEvent::Reconnected(said) => {
                 facts.describe(said);

@@ -202,9 +202,10 @@ fn about(
 ) -> CommandEnvelope {
     // The body must not depend on when it is asked: a restarted watchdog asks again
     // under the same id.
-    let command_id = command_id(id.0, actor, format_args!("{word}:{}", facts.since));
+    let command_id = command_id(id.0, actor, format_args!("{word}:{}", facts.version));
     CommandEnvelope {
         causation_position: Some(facts.since),
+        expected_version: Some(facts.version),
         ..CommandEnvelope::new(facts.tenant.clone(), id.0, body, command_id, actor)
     }
 }

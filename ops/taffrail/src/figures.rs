@@ -79,9 +79,12 @@ pub fn of_relay(metrics: &Metrics, relay: &Arc<Relay>) {
     let lagging = relay.clone();
     metrics.ask("taffrail_relay_lag_events", help, &[], move || lagging.lag() as f64);
     let relay = relay.clone();
-    metrics.ask_total("taffrail_relay_remade_total", "Times the stream was made anew.", &[], move || {
-        relay.counters().remade.load(Relaxed) as f64
-    });
+    metrics.ask_total(
+        "taffrail_relay_remade_total",
+        "Times the stream was made anew.",
+        &[],
+        move || relay.counters().remade.load(Relaxed) as f64,
+    );
 }
 
 /// What came over NATS.

@@ -73,6 +73,9 @@ async fn run(
     migrations::migrate(&servers.database_url).await?;
     let token = tokens::of_folder(data.path())?;
     let mut running = wiring::start(config, &Role::ALL, servers, Some(&token)).await?;
+    if servers.exclusive {
+        running.leads().await;
+    }
     let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
     data.note_holder(&http);
     let runtime = Runtime {

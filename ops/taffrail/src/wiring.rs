@@ -44,6 +44,8 @@ pub struct Running {
     actors: Stage,
     processor: Stage,
     back: Stage,
+    deciding: Option<tokio::sync::watch::Receiver<bool>>,
+    scheduling: Option<Arc<SchedulerHandle>>,
     feed: Feed,
     relayed: Option<tokio::sync::watch::Receiver<broker::Standing>>,
 }
@@ -142,21 +144,17 @@ pub async fn start(
     // Processor: decides in this process or behind NATS.
     let remote: Arc<dyn Executor> = Arc::new(RemoteExecutor::new(nats.clone()));
     let mut executor = remote.clone();
+    let mut deciding = None;
     if roles.contains(&Role::Processor) {
         let limits = ProcessorConfig { queue: config.queue_capacity()?, ..Default::default() };
         let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
+        deciding = Some(door.active());
         figures::of_processor(&metrics, &door);
         executor = Arc::new(SwitchExecutor::new(door.clone(), remote));
         let consumer = Consumer::new(nats.clone(), Arc::new(door.clone()), tenants());
         figures::of_consumer(&metrics, &consumer);
         let (active, cancel) = (door.active(), actors.cancel.clone());
-        actors.spawn(
-            "consumer",
-            while_active(active, cancel, move |cancel| {
-                let consumer = consumer.clone();
-                async move { consumer.run(cancel).await }
-            }),
-        );
+        actors.spawn("consumer", async move { consumer.run_while(active, cancel).await });
         let (holder, cancel) = (holder.clone(), processor.cancel.clone());
         processor.spawn("processor", async move { role.run(&holder, force, cancel).await });
     }
@@ -267,10 +265,21 @@ pub async fn start(
         });
     }
 
-    Ok(Running { http, front, actors, processor, back, feed, relayed })
+    let scheduling = scheduling.get().cloned();
+    Ok(Running { http, front, actors, processor, back, deciding, scheduling, feed, relayed })
 }
 
 impl Running {
+    /// Waits until this process decides and schedules; only for one that has no rivals.
+    pub async fn leads(&mut self) {
+        if let Some(deciding) = &mut self.deciding {
+            let _ = deciding.wait_for(|active| *active).await;
+        }
+        if let Some(scheduling) = &self.scheduling {
+            scheduling.opened().await;
+        }
+    }
+
     /// Ends the roles in the order in which work flows, so that nothing that was taken is
     /// left without an answer.
     pub async fn stop(self) {
@@ -310,36 +319,5 @@ async fn until(cancel: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
         () = cancel.cancelled() => {}
         () = work => {}
-    }
-}
-
-/// Runs `work` while a flag is up.
-async fn while_active<W, F>(
-    mut active: tokio::sync::watch::Receiver<bool>,
-    cancel: CancellationToken,
-    work: W,
-) where
-    W: Fn(CancellationToken) -> F,
-    F: Future<Output = ()>,
-{
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            up = active.wait_for(|active| *active) => if up.is_err() { return },
-        }
-        let child = cancel.child_token();
-        let down = async {
-            let _ = active.wait_for(|active| !*active).await;
-            child.cancel();
-        };
-        let working = work(child.clone());
-        tokio::pin!(working, down);
-        tokio::select! {
-            () = &mut working => {}
-            () = &mut down => working.await,
-        }
-        if cancel.is_cancelled() {
-            return;
-        }
     }
 }

@@ -58,21 +58,20 @@ impl<P: Projection + Clone> Engine<P> {
                 Err(error) => Err(error),
             };
             let Err(error) = failed else { continue };
-            match &error {
-                ProjectionError::Log(StoreError::Hole { expected, found }) => {
-                    tracing::error!(
-                        model = P::NAME,
-                        expected,
-                        found,
-                        "ALARM: the log has a hole; the read model stands still before it"
-                    );
-                }
-                other => tracing::warn!(
+            if let ProjectionError::Log(StoreError::Hole { expected, found }) = &error {
+                tracing::error!(
                     model = P::NAME,
-                    error = %other,
+                    expected,
+                    found,
+                    "ALARM: the log has a hole; the read model stands still before it"
+                );
+            } else {
+                tracing::warn!(
+                    model = P::NAME,
+                    %error,
                     retry_ms = backoff.as_millis() as u64,
                     "the read model cannot go on for now"
-                ),
+                );
             }
             pause(backoff, &stop).await;
             backoff = (backoff * 2).min(BACKOFF.1);

@@ -265,6 +265,22 @@ async fn agents_that_are_told_to_rest_get_nothing() {
     running.stop().await;
 }
 
+#[test]
+fn making_an_agent_ready_does_not_undo_a_drain_that_came_first() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |_| {});
+    let mut roster = crate::process::Roster::default();
+    for event in memory.events() {
+        roster.apply(&event);
+    }
+    let facts = roster.get(agent).unwrap();
+    let ready = crate::process::watchdog::ready(agent, facts, "manager:test", "it claims work");
+    memory.tell(agent.0, AgentCommand::Drain(Default::default()), "operator");
+    let problem = memory.decide(ready).problem.unwrap();
+    assert_eq!(problem.code(), Some(Code::VersionMismatch));
+    assert_eq!(memory.story(agent.0), ["registered", "draining"]);
+}
+
 #[tokio::test]
 async fn a_busy_executor_only_delays() {
     let memory = Memory::new();
