@@ -75,7 +75,10 @@ pub(crate) async fn ensure(client: &Client, url: &str) -> Result<(), MigrateErro
     let config = parse(url)?;
     for role in [SERVICE, GATEWAY] {
         let known = client
-            .query_opt("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1", &[&role])
+            .query_opt(
+                "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1",
+                &[&role],
+            )
             .await?;
         // The mark changes with the password but does not reveal it.
         let password = derived(&config, role);

@@ -217,7 +217,10 @@ async fn an_agent_that_is_terminated_hands_back_what_it_cannot_finish() {
 async fn what_is_typed_can_be_seen_in_lists_events_and_refusals() {
     let product = product().await;
     let queue = fresh("cli");
-    let answer = json(&cli(product, &["task", "submit", "seen", "--queue", &queue, "-o", "json"]));
+    let answer = json(&cli(
+        product,
+        &["task", "submit", "seen", "--queue", &queue, "--capability", &queue, "-o", "json"],
+    ));
     let id = answer["id"].as_str().expect("an id");
     let position = answer["position"].as_u64().expect("a position");
     assert_eq!(json(&cli(product, &["task", "get", id, "-o", "json"]))["title"], "seen");

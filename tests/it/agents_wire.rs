@@ -1,7 +1,5 @@
 //! The agents' own wire on a real nats-server: heartbeats, pushes, control words, claims.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

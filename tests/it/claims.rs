@@ -1,7 +1,5 @@
 //! Claims, leases and pushes from outside: over HTTP and NATS, against a whole product.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
-
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;

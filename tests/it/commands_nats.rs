@@ -1,7 +1,5 @@
 //! Commands over NATS, on real servers: durable ones, requests, batches, and what is malformed.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
-
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -216,7 +214,7 @@ async fn what_is_malformed_is_answered_recorded_and_terminated() {
     let big = format!(r#"{{"title":"{}"}}"#, "x".repeat(1 << 20));
     let submit = || cmd(task, "submit");
     let none: &[(&'static str, &str)] = &[];
-    let table: Vec<(String, &[(&'static str, &str)], String, Code)> = vec![
+    let table: Vec<Malformed<'_>> = vec![
         (submit(), none, "{".into(), Code::InvalidBody),
         (submit(), none, String::new(), Code::InvalidBody),
         (submit(), none, "[]".into(), Code::InvalidBody),

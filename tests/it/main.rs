@@ -3,6 +3,9 @@
 //! One PostgreSQL per run, a database per test, a nats-server where a test wants to hurt
 //! one, and one whole `taffrail up` for the tests that come from outside.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test asks for one variant")]
+
 mod support;
 
 mod agents;

@@ -1,7 +1,5 @@
 //! The relay on real servers: the stream is the log, whatever happens to either.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,8 +4,6 @@
 //! Every test has a folder of its own; the programs and the prepared cluster come from the
 //! cache, which the first start fills.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
-
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -106,10 +106,8 @@ impl Config {
             .iter()
             .map(|setting| {
                 let from_file = || {
-                    file.0.get(setting.name).map(|value| match value {
-                        toml::Value::String(text) => text.clone(),
-                        other => other.to_string(),
-                    })
+                    let value = file.0.get(setting.name)?;
+                    Some(value.as_str().map_or_else(|| value.to_string(), Into::into))
                 };
                 let set = |text: &String| !text.is_empty();
                 let (plain, origin) = if let Some(text) = flags.get(setting.name) {

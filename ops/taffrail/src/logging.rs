@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging; `RUST_LOG` filters, `TAFFRAIL_LOG` chooses the form.
 pub fn init(form: Option<&str>) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,refinery_core=warn,tokio_postgres=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new("info,async_nats=warn,refinery_core=warn,tokio_postgres=warn")
+    });
     let pretty = match form {
         Some("pretty") => true,
         Some("json") => false,

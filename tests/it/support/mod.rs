@@ -1,7 +1,6 @@
 //! What the tests stand on: one PostgreSQL per run, a database per test, a nats-server of
 //! a test's own where it wants one, and one whole product for those that come from outside.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 #![allow(dead_code, reason = "each test uses the part it needs")]
 
 mod database;
