@@ -206,6 +206,9 @@ async fn a_repeat_gets_the_first_outcome_by_command_id_or_message_id() {
     assert_eq!(wired.events().await, 2);
 }
 
+/// Subject, headers, body, and the problem that answers them.
+type Malformed<'a> = (String, &'a [(&'static str, &'a str)], String, Code);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_malformed_is_answered_recorded_and_terminated() {
     let wired = Wired::start().await;
