@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use commands::{AgentWire, Boxed, Claims, Clock, Executor, Ids};
 use domain::{AgentId, Code, Problem, TenantId};
+use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use projections::Queries;
 use store::Reader;
@@ -28,6 +29,8 @@ pub struct Doors {
     pub wire: Arc<dyn AgentWire>,
     /// Takes heartbeats that come over HTTP.
     pub heartbeats: Arc<dyn Heartbeats>,
+    /// Brings agents' log lines.
+    pub logs: Arc<dyn AgentLogs>,
     /// The read models.
     pub queries: Queries,
     /// The log, followed by position.
@@ -55,6 +58,16 @@ pub trait Heartbeats: Send + Sync + 'static {
         agent: AgentId,
         body: domain::Json,
     ) -> Boxed<Result<domain::Json, Problem>>;
+}
+
+/// Brings the log lines of an agent, as long as somebody listens.
+pub trait AgentLogs: Send + Sync + 'static {
+    /// The lines from now on, each as the agent published it.
+    fn listen(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+    ) -> Boxed<Result<BoxStream<'static, bytes::Bytes>, Problem>>;
 }
 
 /// How much is taken at once (reliability D44).

@@ -34,8 +34,8 @@ mod task;
 mod trace;
 mod view;
 
-pub use agent::NatsHeartbeats;
-pub use app::{App, Doors, Heartbeats, Limits};
+pub use agent::{NatsHeartbeats, NatsLogs};
+pub use app::{AgentLogs, App, Doors, Heartbeats, Limits};
 pub use asyncapi::document as asyncapi_document;
 pub use auth::{PgTokens, TokenDigest, TokenRow, TokenSource, Tokens};
 pub use health::{Check, Health, Report};

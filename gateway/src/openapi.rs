@@ -83,6 +83,7 @@ pub(crate) fn api() -> OpenApiRouter<App> {
         .routes(routes!(agent::register_agent, agent::list_agents))
         .routes(routes!(agent::get_agent, agent::update_agent))
         .routes(routes!(agent::beat))
+        .routes(routes!(agent::follow_logs))
         .routes(routes!(agent::command_agent))
         .routes(routes!(operation::list_operations))
         .routes(routes!(operation::get_operation))

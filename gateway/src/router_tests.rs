@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::app::{Doors, Heartbeats, Limits};
+use crate::app::{AgentLogs, Doors, Heartbeats, Limits};
 use crate::auth::{TokenRow, TokenSource, Tokens};
 
 const TOKEN: &str = "secret";
@@ -76,6 +76,16 @@ impl AgentWire for Nobody {
     }
 }
 
+impl AgentLogs for Nobody {
+    fn listen(
+        &self,
+        _: TenantId,
+        _: AgentId,
+    ) -> Boxed<Result<futures::stream::BoxStream<'static, bytes::Bytes>, Problem>> {
+        Box::pin(async { Ok(futures::StreamExt::boxed(futures::stream::empty())) })
+    }
+}
+
 impl Heartbeats for Nobody {
     fn beat(&self, _: TenantId, _: AgentId, body: Json) -> Boxed<Result<Json, Problem>> {
         Box::pin(async { Ok(body) })
@@ -106,6 +116,7 @@ fn gateway() -> Router {
         claims: Arc::new(Nobody),
         wire: Arc::new(Nobody),
         heartbeats: Arc::new(Nobody),
+        logs: Arc::new(Nobody),
         queries: projections::Queries::new(pool, projections::Progress::default()),
         reader,
         ids: Ids,

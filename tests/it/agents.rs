@@ -252,3 +252,25 @@ async fn what_is_typed_can_be_seen_in_lists_events_and_refusals() {
     let away = away.env("TAFFRAIL_URL", "http://127.0.0.1:1").output().expect("runs");
     assert_eq!(away.status.code(), Some(4));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_says_on_stderr_can_be_followed() {
+    let product = product().await;
+    let name = fresh("talker");
+    let script = "while :; do echo tick >&2; sleep 0.1; done";
+    let agent = RunningAgent::start(product, &name, &name, &[], script);
+    let task = submit(product, &name, &[]);
+    agent.wait("task", "started");
+    let mut logs = product
+        .cli(&["agent", "logs", &name, "-o", "jsonl"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the CLI starts");
+    let mut line = String::new();
+    BufReader::new(logs.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    logs.kill().expect("it follows until it is ended");
+    logs.wait().expect("a child of ours");
+    let line: Value = serde_json::from_str(&line).expect("a JSON object per line");
+    assert_eq!((&line["line"], &line["task_id"]), (&"tick".into(), &task.as_str().into()));
+    cli(product, &["task", "cancel", &task]);
+}

@@ -82,7 +82,12 @@ pub(crate) fn answer(live: Live) -> Response {
     let first = stream::once(std::future::ready(hello));
     let all = futures::StreamExt::chain(first, events);
     let body = futures::StreamExt::map(all, Ok::<_, std::convert::Infallible>);
-    let mut response = Response::new(Body::from_stream(body));
+    event_stream(Body::from_stream(body))
+}
+
+/// An answer of server-sent events, which nothing on the way may keep or hold back.
+pub(crate) fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -248,6 +248,7 @@ pub async fn start(
             claims,
             wire,
             heartbeats: Arc::new(gateway::NatsHeartbeats(nats.clone())),
+            logs: Arc::new(gateway::NatsLogs(nats.clone())),
             queries,
             reader: reader.clone(),
             ids: Ids,
