@@ -16,6 +16,7 @@ mod commands_nats;
 mod engine;
 mod http;
 mod processor;
+mod readme;
 mod rebuild;
 mod relay;
 mod roles;
