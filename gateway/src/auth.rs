@@ -170,6 +170,7 @@ pub async fn authenticate(State(app): State<App>, mut request: Request, next: Ne
     };
     match caller.and_then(|caller| for_tenant(caller, request.headers())) {
         Ok(caller) => {
+            tracing::Span::current().record("tenant", caller.tenant.as_str());
             request.extensions_mut().insert(caller.clone());
             let mut response = next.run(request).await;
             // For the log line of whoever surrounds this.

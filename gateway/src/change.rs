@@ -136,6 +136,11 @@ pub async fn change(app: &App, call: &Call, target: Target, command: Command) ->
     }
     let kind = command.stream_type();
     let envelope = call.envelope(app, target, command)?;
+    let span = tracing::Span::current();
+    span.record("stream_type", envelope.command.stream_type().as_str());
+    span.record("stream_id", tracing::field::display(envelope.stream_id));
+    span.record("command", envelope.command.name());
+    span.record("command_id", tracing::field::display(envelope.command_id));
     let outcome = app.doors.executor.execute(envelope).await;
     answer(app, call, kind, target == Target::New, &outcome).await
 }

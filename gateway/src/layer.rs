@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, OriginalUri, Request, State};
-use axum::http::Uri;
+use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -37,7 +37,14 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         %method,
         route = route.as_ref().map_or("-", |route| route.as_str()),
         trace_id = trace.trace_id(),
+        // Filled in by whoever learns them.
+        tenant = tracing::field::Empty,
+        stream_type = tracing::field::Empty,
+        stream_id = tracing::field::Empty,
+        command = tracing::field::Empty,
+        command_id = tracing::field::Empty,
     );
+    let changes = !matches!(method, Method::GET | Method::HEAD);
     let tracker = app.tracker.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
@@ -56,6 +63,8 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         let ms = elapsed.as_secs_f64() * 1e3;
         if status >= 500 {
             tracing::warn!(status, ms, principal, "answered");
+        } else if changes || status >= 400 {
+            tracing::info!(status, ms, principal, "answered");
         } else {
             tracing::debug!(status, ms, principal, "answered");
         }

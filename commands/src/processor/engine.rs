@@ -10,21 +10,25 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesOrdered;
 use lru::LruCache;
-use store::{Append, Feed, Log, Snapshot, StoreError, StreamKey, Writer, Written};
+use store::{Append, CommandRecord, Feed, Log, NewEvent, Snapshot, StoreError, StreamKey, Writer, Written};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, CommandKey, Decided, Decider, Known, mismatch};
+use super::batch::{Batch, CommandKey, Decided, Decider, Known, is_mismatch, mismatch};
 use super::{Pending, ProcessorConfig, Stats};
 use crate::clock::Clock;
 
-/// Longest pause between two tries to reach the database.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// Shortest and longest pause before a batch is tried again while the database is away.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// What was taken and cannot be decided within this time of a drain is turned away (D42).
+const DRAIN: Duration = Duration::from_secs(8);
+/// About what a command adds to a flush beside its body.
+const COMMAND_BYTES: usize = 256;
 
 /// Why the engine ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It was asked to, and everything taken is answered.
+    /// It was asked to, and everything taken is answered, be it with `busy`.
     Drained,
     /// Another process appends now.
     LeaseLost,
@@ -35,6 +39,7 @@ struct Flight {
     append: Append,
     decided: Vec<Decided>,
     streams: HashMap<StreamKey, Snapshot>,
+    writer: Arc<Writer>,
     result: Result<Written, StoreError>,
     took: Duration,
 }
@@ -43,7 +48,7 @@ struct Flight {
 struct Looked {
     commands: Vec<Pending>,
     live: HashMap<StreamKey, Snapshot>,
-    known: Result<Known, StoreError>,
+    found: Result<(Known, Arc<Writer>), StoreError>,
 }
 
 pub(super) struct Engine {
@@ -53,17 +58,22 @@ pub(super) struct Engine {
     pub config: ProcessorConfig,
     pub stats: Arc<Stats>,
     pub token: i64,
-    writer: Arc<Writer>,
+    /// The connection to append on; absent from its failure to the next look-up.
+    writer: Option<Arc<Writer>>,
     cache: LruCache<StreamKey, Snapshot>,
     /// Streams and claims in unanswered flushes.
     busy_streams: HashSet<StreamKey>,
     busy_claims: HashSet<(TenantId, Claim)>,
     /// Commands being decided or flushed, with the repeats that wait for their outcome.
     under_way: HashMap<CommandKey, Vec<Pending>>,
+    /// How many repeats wait there.
+    repeats: usize,
     /// Commands that wait for an unanswered flush; they come before newer ones.
     parked: VecDeque<Pending>,
     /// Batches of failed flushes, to be decided anew one at a time.
     retries: VecDeque<Vec<Pending>>,
+    /// Before the next retry; grows while the database is away.
+    pause: Duration,
     flights: FuturesOrdered<BoxFuture<'static, Flight>>,
     lookup: Option<BoxFuture<'static, Looked>>,
 }
@@ -77,7 +87,7 @@ impl Engine {
         stats: Arc<Stats>,
         token: i64,
     ) -> Result<Self, StoreError> {
-        let writer = Arc::new(log.writer().await?);
+        let writer = Some(Arc::new(log.writer().await?));
         let cache = NonZeroUsize::new(config.cache).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             log,
@@ -91,8 +101,10 @@ impl Engine {
             busy_streams: HashSet::new(),
             busy_claims: HashSet::new(),
             under_way: HashMap::new(),
+            repeats: 0,
             parked: VecDeque::new(),
             retries: VecDeque::new(),
+            pause: Duration::ZERO,
             flights: FuturesOrdered::new(),
             lookup: None,
         })
@@ -105,27 +117,32 @@ impl Engine {
         drain: &CancellationToken,
         lost: &CancellationToken,
     ) -> Ended {
+        let lease_lost = "the processor's lease went to another process; send it again";
         let mut arrived = Vec::new();
         let mut draining = false;
+        let mut deadline = Box::pin(tokio::time::sleep(DRAIN));
         loop {
             if lost.is_cancelled() {
-                return self.give_up(arrived);
+                self.give_up(arrived, lease_lost);
+                return Ended::LeaseLost;
             }
             self.start_lookup(&mut arrived);
             let idle = self.lookup.is_none() && self.flights.is_empty();
             if draining && idle && arrived.is_empty() && self.nothing_waits() {
                 return Ended::Drained;
             }
-            // Parked commands are bounded like a batch: a hot stream must not fill the memory.
+            // What waits is bounded like a batch: neither a hot stream nor a flood of repeats
+            // must fill the memory.
             let room = self.lookup.is_none()
                 && self.retries.is_empty()
                 && arrived.is_empty()
-                && self.parked.len() < self.config.batch_commands;
+                && self.parked.len() + self.repeats < self.config.batch_commands;
             tokio::select! {
                 biased;
                 Some(flight) = self.flights.next(), if !self.flights.is_empty() => {
-                    if self.landed(flight).await == Some(Ended::LeaseLost) {
-                        return self.give_up(arrived);
+                    if self.landed(flight) == Some(Ended::LeaseLost) {
+                        self.give_up(arrived, lease_lost);
+                        return Ended::LeaseLost;
                     }
                 }
                 found = async { match &mut self.lookup {
@@ -133,7 +150,7 @@ impl Engine {
                     None => std::future::pending().await,
                 } } => {
                     self.lookup = None;
-                    self.looked_up(found).await;
+                    self.looked_up(found);
                 }
                 count = queue.recv_many(&mut arrived, self.config.batch_commands),
                     if room && !draining && self.flights.len() < self.config.in_flight =>
@@ -147,8 +164,14 @@ impl Engine {
                         arrived.push(pending);
                     }
                     draining = true;
+                    deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
                 }
-                () = lost.cancelled() => return self.give_up(arrived),
+                () = deadline.as_mut(), if draining => {
+                    self.give_up(arrived, "the processor stopped before its turn; send it again");
+                    return Ended::Drained;
+                }
+                // The loop's head sees to it.
+                () = lost.cancelled() => {}
             }
         }
     }
@@ -158,8 +181,7 @@ impl Engine {
     }
 
     /// Answers everybody who still waits; nothing of theirs is known to be written.
-    fn give_up(&mut self, arrived: Vec<Pending>) -> Ended {
-        let why = "the processor's lease went to another process; send it again";
+    fn give_up(&mut self, arrived: Vec<Pending>, why: &str) {
         let waiting = self.under_way.drain().flat_map(|(_, repeats)| repeats);
         let retries = self.retries.drain(..).flatten();
         for pending in
@@ -170,7 +192,6 @@ impl Engine {
         // Dropping the flights and the lookup drops their callers' channels, which answers them.
         self.flights = FuturesOrdered::new();
         self.lookup = None;
-        Ended::LeaseLost
     }
 
     /// Forms the next batch and asks the log what it knows about it.
@@ -178,11 +199,13 @@ impl Engine {
         if self.lookup.is_some() {
             return;
         }
+        let mut pause = Duration::ZERO;
         let commands = if !self.retries.is_empty() {
             // Order within a stream: the failed batches go first, each alone.
             if !self.flights.is_empty() {
                 return;
             }
+            pause = self.pause;
             let retry = self.retries.pop_front().unwrap_or_default();
             for pending in &retry {
                 self.under_way.entry(command_key(pending)).or_default();
@@ -203,7 +226,7 @@ impl Engine {
         let mut claims = Vec::new();
         for pending in &commands {
             let command = &pending.command;
-            if !command.fresh || pending.failures > 0 {
+            if !command.fresh || pending.failed {
                 ids.push((command.command_id, command.tenant.clone()));
             }
             let key = stream_key(pending);
@@ -211,7 +234,7 @@ impl Engine {
             // that nobody looked up would count as new.
             if let Some(stream) = self.cache.pop(&key) {
                 live.insert(key, stream);
-            } else if !live.contains_key(&key) && (!command.new_stream || pending.failures > 0) {
+            } else if !live.contains_key(&key) && (!command.new_stream || pending.failed) {
                 streams.insert(key);
             }
             if let Some(claim) = command.command.claim() {
@@ -219,22 +242,31 @@ impl Engine {
             }
         }
         let streams: Vec<StreamKey> = streams.into_iter().collect();
-        let log = self.log.clone();
+        let (log, writer) = (self.log.clone(), self.writer.clone());
         let lookup = async move {
-            if ids.is_empty() && streams.is_empty() && claims.is_empty() {
-                return Looked { commands, live, known: Ok(Known::default()) };
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
-            let found =
-                tokio::try_join!(log.results(&ids), log.rehydrate(&streams), log.owners(&claims));
-            let known = found.map(|(results, loaded, owners)| Known {
-                results: results
-                    .into_iter()
-                    .map(|record| ((record.command_id, record.tenant.clone()), record))
-                    .collect(),
-                loaded,
-                owners,
+            let connected = async {
+                match writer {
+                    Some(writer) => Ok(writer),
+                    None => log.writer().await.map(Arc::new),
+                }
+            };
+            let found = tokio::try_join!(
+                log.results(&ids),
+                log.rehydrate(&streams),
+                log.owners(&claims),
+                connected
+            );
+            let found = found.map(|(results, loaded, owners, writer)| {
+                let by_id = |record: CommandRecord| {
+                    ((record.command_id, record.tenant.clone()), record)
+                };
+                let results = results.into_iter().map(by_id).collect();
+                (Known { results, loaded, owners }, writer)
             });
-            Looked { commands, live, known }
+            Looked { commands, live, found }
         };
         self.lookup = Some(lookup.boxed());
     }
@@ -256,6 +288,7 @@ impl Engine {
                 commands.len() >= self.config.batch_commands || bytes >= self.config.batch_bytes;
             if let Some(repeats) = self.under_way.get_mut(&id) {
                 repeats.push(pending);
+                self.repeats += 1;
             } else if full
                 || claim_busy
                 || self.busy_streams.contains(&key)
@@ -264,7 +297,7 @@ impl Engine {
                 held_back.insert(key);
                 self.parked.push_back(pending);
             } else {
-                bytes += pending.command.size_hint();
+                bytes += COMMAND_BYTES + pending.command.size;
                 self.under_way.insert(id, Vec::new());
                 commands.push(pending);
             }
@@ -272,45 +305,45 @@ impl Engine {
         commands
     }
 
-    async fn looked_up(&mut self, Looked { commands, live, known }: Looked) {
-        let known = match known {
-            Ok(known) => known,
+    fn looked_up(&mut self, Looked { commands, live, found }: Looked) {
+        match found {
+            Ok((known, writer)) => {
+                self.writer = Some(writer.clone());
+                let decider =
+                    Decider::new(known, live, self.clock.now(), self.config.stream_limit);
+                let batch = decider.decide(commands);
+                self.launch(batch, writer);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the log could not be asked; trying again");
-                self.again(commands, false);
-                tokio::time::sleep(MAX_PAUSE / 5).await;
-                return;
+                self.again(commands, &error);
             }
-        };
-        let decider = Decider::new(known, live, self.clock.now(), self.config.stream_limit);
-        let batch = decider.decide(commands);
-        self.launch(batch);
+        }
     }
 
-    fn launch(&mut self, batch: Batch) {
+    fn launch(&mut self, batch: Batch, writer: Arc<Writer>) {
         let Batch { append, decided, streams, answered, parked } = batch;
         for pending in parked.into_iter().rev() {
-            self.under_way.remove(&command_key(&pending)).into_iter().flatten().for_each(|p| {
-                self.parked.push_front(p);
-            });
+            for repeat in self.repeats_of(&pending).into_iter().rev() {
+                self.parked.push_front(repeat);
+            }
             self.parked.push_front(pending);
         }
         for (pending, outcome) in answered {
             self.finish(pending, outcome);
         }
         if decided.is_empty() {
-            for (key, stream) in streams {
-                self.keep(key, stream);
-            }
+            self.pause = Duration::ZERO;
+            self.keep(streams);
             return;
         }
         self.busy_streams.extend(streams.keys().cloned());
         self.busy_claims.extend(claims_of(&append));
-        let (writer, token) = (self.writer.clone(), self.token);
+        let token = self.token;
         let flight = async move {
             let start = Instant::now();
             let result = writer.append(token, &append).await;
-            Flight { append, decided, streams, result, took: start.elapsed() }
+            Flight { append, decided, streams, writer, result, took: start.elapsed() }
         };
         // Spawned, so that the statement is on its way while the next batch is decided.
         let flight = tokio::spawn(flight);
@@ -318,15 +351,19 @@ impl Engine {
             async move {
                 match flight.await {
                     Ok(flight) => flight,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        // Only the end of the runtime cancels it.
+                        Err(_) => std::future::pending().await,
+                    },
                 }
             }
             .boxed(),
         );
     }
 
-    async fn landed(&mut self, flight: Flight) -> Option<Ended> {
-        let Flight { append, decided, streams, result, took } = flight;
+    fn landed(&mut self, flight: Flight) -> Option<Ended> {
+        let Flight { append, decided, streams, writer, result, took } = flight;
         for key in streams.keys() {
             self.busy_streams.remove(key);
         }
@@ -335,14 +372,14 @@ impl Engine {
         }
         let error = match result {
             Ok(written) => {
+                self.pause = Duration::ZERO;
                 self.stats.flushed(decided.len(), append.events.len(), took);
+                self.keep_snapshots(&append, &streams);
+                self.keep(streams);
                 self.feed.publish(&append.recorded(written));
                 for decided in decided {
                     let outcome = decided.outcome(written);
                     self.finish(decided.pending, outcome);
-                }
-                for (key, stream) in streams {
-                    self.keep(key, stream);
                 }
                 return None;
             }
@@ -357,80 +394,77 @@ impl Engine {
             return Some(Ended::LeaseLost);
         }
         tracing::warn!(%error, commands = commands.len(), "a flush failed; deciding it anew");
-        self.again(commands, !error.is_transient());
-        if error.is_transient() || self.writer.is_closed() {
-            self.reconnect().await;
+        if error.is_transient() && self.writer.as_ref().is_some_and(|w| Arc::ptr_eq(w, &writer)) {
+            self.writer = None;
         }
+        self.again(commands, &error);
         None
     }
 
     /// Decides a failed batch anew from the log: the speculative states are gone, the
     /// command ids are looked up again because the answer may have been lost after the
-    /// commit. Where the content was to blame, the second failure halves the batch, so
-    /// that the culprit soon stands alone.
-    fn again(&mut self, mut commands: Vec<Pending>, blame: bool) {
+    /// commit, or the statement may still run. Where the content is to blame a second time,
+    /// the batch is halved, so that the culprit soon stands alone.
+    fn again(&mut self, mut commands: Vec<Pending>, error: &StoreError) {
+        let blame = !error.is_transient();
         for pending in &mut commands {
             // The repeats that waited for it keep waiting: `under_way` stays as it is.
             self.cache.pop(&stream_key(pending));
-            if blame || pending.failures == 0 {
-                pending.failures += 1;
-            }
+            pending.failed = true;
+            pending.blamed += u32::from(blame);
         }
-        let tried = commands.first().map_or(0, |pending| pending.failures);
-        if !blame || tried <= 1 {
+        if !blame {
+            self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+        }
+        let blamed = commands.first().map_or(0, |pending| pending.blamed);
+        if !blame || blamed <= 1 {
             self.retries.push_front(commands);
         } else if commands.len() > 1 {
             let second = commands.split_off(commands.len() / 2);
             self.retries.push_front(second);
             self.retries.push_front(commands);
         } else if let Some(pending) = commands.pop() {
-            tracing::error!(
-                command_id = %pending.command.command_id,
-                command = pending.command.command.name(),
-                "a command cannot be stored"
-            );
-            let problem = Problem::new(Code::Internal, "the command cannot be stored");
-            let outcome = Outcome::undecided(
-                Status::Invalid,
-                pending.command.command_id,
-                pending.command.stream_id,
-                problem,
-            );
+            let outcome = if error.is_conflict() {
+                // Somebody wrote meanwhile, perhaps this very command: a repeat finds it.
+                super::busy(&pending.command, "another writer is in the way; send it again")
+            } else {
+                tracing::error!(
+                    %error,
+                    command_id = %pending.command.command_id,
+                    command = pending.command.command.name(),
+                    "a command cannot be stored"
+                );
+                let problem = Problem::new(Code::Internal, "the command cannot be stored");
+                let command = &pending.command;
+                let (id, stream_id) = (command.command_id, command.stream_id);
+                Outcome::undecided(Status::Invalid, id, stream_id, problem)
+            };
             self.finish(pending, outcome);
         }
     }
 
-    async fn reconnect(&mut self) {
-        let mut pause = Duration::from_millis(20);
-        // Other flights of the broken connection fail by themselves and join the retries.
-        for _ in 0..8 {
-            match self.log.writer().await {
-                Ok(writer) => {
-                    self.writer = Arc::new(writer);
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the database does not answer yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-            }
-        }
+    fn repeats_of(&mut self, pending: &Pending) -> Vec<Pending> {
+        let repeats = self.under_way.remove(&command_key(pending)).unwrap_or_default();
+        self.repeats -= repeats.len();
+        repeats
     }
 
     fn finish(&mut self, pending: Pending, outcome: Outcome) {
-        let repeats = self.under_way.remove(&command_key(&pending)).unwrap_or_default();
-        for repeat in repeats {
-            let answer = match outcome.status {
-                // Nothing is remembered under the id: the repeat shares the answer.
-                Status::Busy | Status::Invalid => outcome.clone(),
-                Status::Accepted | Status::Refused | Status::Duplicate
-                    if repeat.command.fingerprint == pending.command.fingerprint =>
-                {
-                    Outcome::duplicate_of(outcome.decision().clone())
-                }
-                Status::Accepted | Status::Refused | Status::Duplicate => {
-                    mismatch(&repeat.command, outcome.position)
+        let stored = match outcome.status {
+            Status::Busy | Status::Invalid => false,
+            Status::Accepted | Status::Duplicate => true,
+            Status::Refused => !is_mismatch(&outcome),
+        };
+        for repeat in self.repeats_of(&pending).into_iter().rev() {
+            let same = repeat.command.fingerprint == pending.command.fingerprint;
+            let answer = match (stored, same) {
+                (true, true) => Outcome::duplicate_of(outcome.decision().clone()),
+                (true, false) => mismatch(&repeat.command, outcome.position),
+                (false, true) => outcome.clone(),
+                // Nothing was remembered of this body under the id: it has its own turn.
+                (false, false) => {
+                    self.parked.push_front(repeat);
+                    continue;
                 }
             };
             self.stats.ended(answer.status);
@@ -440,19 +474,28 @@ impl Engine {
         pending.answer(outcome);
     }
 
-    fn keep(&mut self, key: StreamKey, stream: Snapshot) {
-        if stream.version == 0 {
-            return;
+    /// Committed states are live from now on.
+    fn keep(&mut self, streams: HashMap<StreamKey, Snapshot>) {
+        for (key, stream) in streams.into_iter().filter(|(_, stream)| stream.version > 0) {
+            self.cache.put(key, stream);
         }
-        if stream.version.is_multiple_of(self.config.snapshot_every) {
-            let (log, key, snapshot) = (self.log.clone(), key.clone(), stream.clone());
+    }
+
+    /// Stores the states of streams that passed a multiple of the interval in this batch.
+    fn keep_snapshots(&self, append: &Append, streams: &HashMap<StreamKey, Snapshot>) {
+        let due = |event: &&NewEvent| event.version.is_multiple_of(self.config.snapshot_every);
+        let due: HashSet<StreamKey> = (append.events.iter().filter(due))
+            .map(|event| (event.tenant.clone(), event.stream_id))
+            .collect();
+        for key in due {
+            let Some(snapshot) = streams.get(&key).cloned() else { continue };
+            let log = self.log.clone();
             tokio::spawn(async move {
                 if let Err(error) = log.keep_snapshot(&key, &snapshot).await {
                     tracing::debug!(%error, "a snapshot was not kept");
                 }
             });
         }
-        self.cache.put(key, stream);
     }
 }
 

@@ -58,14 +58,44 @@ impl Default for ProcessorConfig {
 struct Pending {
     command: CommandEnvelope,
     reply: oneshot::Sender<Outcome>,
-    /// Flushes that failed with it aboard.
-    failures: u32,
+    /// It was aboard a flush or a look-up that failed: the log is asked whatever is known.
+    failed: bool,
+    /// Failures for which the content of its batch was to blame.
+    blamed: u32,
 }
 
 impl Pending {
     fn answer(self, outcome: Outcome) {
         // The caller may have gone; the outcome stands all the same.
         let _ = self.reply.send(outcome);
+    }
+
+    /// One line per decided command: at `info` where it did not happen, else at `debug`,
+    /// because a busy system decides more commands than anybody reads.
+    fn log(&self, outcome: &Outcome) {
+        let command = &self.command;
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    tenant = %command.tenant,
+                    stream_type = %command.command.stream_type(),
+                    stream_id = %command.stream_id,
+                    command = command.command.name(),
+                    command_id = %command.command_id,
+                    correlation_id = command.correlation_id.map(tracing::field::display),
+                    trace = command.trace.as_deref(),
+                    actor = command.actor,
+                    status = ?outcome.status,
+                    position = outcome.position,
+                    problem = outcome.problem.as_ref().map(|problem| problem.detail.as_str()),
+                    "decided"
+                )
+            };
+        }
+        match outcome.status {
+            Status::Refused | Status::Invalid => line!(info),
+            Status::Accepted | Status::Duplicate | Status::Busy => line!(debug),
+        }
     }
 
     fn busy(self, why: &str) {
@@ -107,7 +137,7 @@ impl Executor for Processor {
         }
         let (command_id, stream_id) = (command.command_id, command.stream_id);
         let (reply, answer) = oneshot::channel();
-        match self.queue.try_send(Pending { command, reply, failures: 0 }) {
+        match self.queue.try_send(Pending { command, reply, failed: false, blamed: 0 }) {
             Ok(()) => Box::pin(async move {
                 answer.await.unwrap_or_else(|_| {
                     let problem = Problem::new(
