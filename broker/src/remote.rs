@@ -1,8 +1,9 @@
 //! The processor and the scheduler of another process, behind NATS.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, HeaderValue, RequestError, RequestErrorKind};
+use bytes::Bytes;
 use commands::{Boxed, Claims, CommandEnvelope, Executor};
 use domain::task::{ClaimTasks, Claimed};
 use domain::{Code, Outcome, Problem, Status, TenantId};
@@ -16,6 +17,10 @@ use crate::subject;
 
 /// How long an outcome is waited for: longer than a processor takes over (lease and reload).
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the first try may take; each further one twice as long. A processor that was
+/// killed with the command in its hands never answers, and its standby is there after two
+/// seconds; doubling keeps a processor that is merely slow from being asked ever oftener.
+const FIRST_TRY: Duration = Duration::from_secs(2);
 /// What a claim's way may take beside its own wait.
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
 /// When to try again while no processor listens.
@@ -35,7 +40,7 @@ impl RemoteExecutor {
 }
 
 impl Executor for RemoteExecutor {
-    /// Asks and waits for the outcome.
+    /// Asks, again where no answer comes, and waits for the outcome.
     ///
     /// `busy` also when no answer came: then the command may have been decided all the same,
     /// and a repeat under its id gets the outcome.
@@ -48,17 +53,34 @@ impl Executor for RemoteExecutor {
             let kind = command.command.stream_type();
             let name = command.command.name();
             let subject = subject::request(&command.tenant, kind, stream_id, name);
-            let request = async_nats::Request::new()
-                .headers(headers(&command))
-                .payload(command.command.body().into())
-                .timeout(Some(OUTCOME_TIMEOUT));
-            match client.send_request(subject, request).await {
+            let (headers, body) = (headers(&command), Bytes::from(command.command.body()));
+            let deadline = Instant::now() + OUTCOME_TIMEOUT;
+            let mut patience = FIRST_TRY;
+            let mut tries = 1;
+            let answer = loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let request = async_nats::Request::new()
+                    .headers(headers.clone())
+                    .payload(body.clone())
+                    .timeout(Some(patience.min(left)));
+                match client.send_request(subject.clone(), request).await {
+                    Err(error) if error.kind() == RequestErrorKind::TimedOut && patience < left => {
+                        patience *= 2;
+                        tries += 1;
+                    }
+                    answered => break answered,
+                }
+            };
+            let outcome = match answer {
                 Ok(answer) => serde_json::from_slice(&answer.payload).unwrap_or_else(|error| {
                     tracing::error!(%error, "the processor's answer cannot be read");
                     undecided(Problem::new(Code::Internal, "the processor's answer is malformed"))
                 }),
                 Err(error) => undecided(unreachable("processor", &error)),
-            }
+            };
+            // The first try was decided and its answer lost: our own repeat is none of the
+            // caller's.
+            if tries > 1 { outcome.decision().clone() } else { outcome }
         })
     }
 }
@@ -106,8 +128,12 @@ impl Claims for RemoteClaims {
         Box::pin(async move {
             let wait = Duration::from_millis(request.wait_ms);
             let body = serde_json::to_vec(&request).unwrap_or_default();
-            let ask =
-                async_nats::Request::new().payload(body.into()).timeout(Some(wait + CLAIM_SLACK));
+            // An inbox of its own, gone with this future: the scheduler then sees that nobody
+            // waits for the tasks any more.
+            let ask = async_nats::Request::new()
+                .payload(body.into())
+                .inbox(client.new_inbox())
+                .timeout(Some(wait + CLAIM_SLACK));
             let answer = client
                 .send_request(subject::claim(&tenant, &queue), ask)
                 .await
@@ -130,7 +156,7 @@ fn unreachable(whom: &str, error: &RequestError) -> Problem {
             (Code::TooLarge, "the message exceeds what the NATS server takes".to_owned())
         }
         RequestErrorKind::TimedOut => {
-            (Code::Unavailable, format!("the {whom} gave no answer; repeat under the same id"))
+            (Code::Unavailable, format!("the {whom} gave no answer in time"))
         }
         RequestErrorKind::NoResponders
         | RequestErrorKind::InvalidSubject

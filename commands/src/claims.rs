@@ -19,6 +19,13 @@ pub trait Claims: Send + Sync + 'static {
         queue: String,
         request: ClaimTasks,
     ) -> Boxed<Result<Claimed, Problem>>;
+
+    /// Takes tasks back that a claim was given and nobody was there any more to hear of;
+    /// without it their leases run out.
+    fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {
+        drop(tasks);
+        Box::pin(async {})
+    }
 }
 
 /// What a heartbeat said, and when it came by our own clock.

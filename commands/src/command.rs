@@ -25,6 +25,8 @@ pub struct CommandEnvelope {
     pub fresh: bool,
     /// The stream's id was made for this very call, so the stream cannot exist yet.
     pub new_stream: bool,
+    /// Bytes of its body.
+    pub size: usize,
     /// What the sender asked for, to tell a repeat from another body under the same id.
     pub fingerprint: Fingerprint,
     /// Who asks.
@@ -49,7 +51,8 @@ impl CommandEnvelope {
         actor: impl Into<String>,
     ) -> Self {
         let command = command.into();
-        let fingerprint = Self::fingerprint_of(&command, Some(stream_id));
+        let body = command.body();
+        let fingerprint = fingerprint(&command, Some(stream_id), &body);
         Self {
             tenant,
             stream_id,
@@ -57,6 +60,7 @@ impl CommandEnvelope {
             command_id,
             fresh: false,
             new_stream: false,
+            size: body.len(),
             fingerprint,
             actor: actor.into(),
             correlation_id: None,
@@ -66,34 +70,24 @@ impl CommandEnvelope {
         }
     }
 
-    /// About how many bytes it adds to a flush.
-    pub fn size_hint(&self) -> usize {
-        use domain::Command;
-        use domain::task::TaskCommand as T;
-        let free = match &self.command {
-            Command::Task(T::Submit(new)) => {
-                new.payload.as_str().len() + new.description.as_ref().map_or(0, String::len)
-            }
-            Command::Task(T::Complete(done)) => done.result.as_str().len(),
-            Command::Task(_) | Command::Agent(_) | Command::Operation(_) | Command::Crew(_) => 0,
-        };
-        256 + free
-    }
-
     /// SHA-256 over type, name, stream and canonical body; `None` as the stream for a
     /// creation whose id the server chose.
     pub fn fingerprint_of(command: &Command, stream_id: Option<Uuid>) -> Fingerprint {
-        let mut sha = Sha256::new();
-        sha.update(command.stream_type().as_str());
-        sha.update([0]);
-        sha.update(command.name());
-        sha.update([0]);
-        if let Some(id) = stream_id {
-            sha.update(id.as_bytes());
-        }
-        sha.update(command.body());
-        sha.finalize().into()
+        fingerprint(command, stream_id, &command.body())
     }
+}
+
+fn fingerprint(command: &Command, stream_id: Option<Uuid>, body: &[u8]) -> Fingerprint {
+    let mut sha = Sha256::new();
+    sha.update(command.stream_type().as_str());
+    sha.update([0]);
+    sha.update(command.name());
+    sha.update([0]);
+    if let Some(id) = stream_id {
+        sha.update(id.as_bytes());
+    }
+    sha.update(body);
+    sha.finalize().into()
 }
 
 /// Whoever gets commands decided: the processor in this process, or one behind NATS.

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use store::{Lease, Leases};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// A dead holder's lease ends after this.
 const LEASE: Duration = Duration::from_millis(2_000);
@@ -36,9 +38,11 @@ pub async fn while_leading<W, F>(
                 force = false;
                 tracing::info!(role, token = lease.token, "role taken");
                 let child = cancel.child_token();
-                let renewal = tokio::spawn(renew(leases.clone(), lease.clone(), child.clone()));
+                let renewal = renew(leases.clone(), lease.clone(), child.clone());
+                // Ends with the work even if that panics.
+                let renewal = AbortOnDropHandle::new(tokio::spawn(renewal));
                 work(child.clone()).await;
-                renewal.abort();
+                drop(renewal);
                 let lost = child.is_cancelled() && !cancel.is_cancelled();
                 if lost {
                     tracing::warn!(role, "role lost");
@@ -57,16 +61,16 @@ pub async fn while_leading<W, F>(
 }
 
 async fn renew(leases: Leases, lease: Lease, lost: CancellationToken) {
-    let mut renewed = tokio::time::Instant::now();
+    let mut ends = Instant::now() + LEASE;
     loop {
         tokio::time::sleep(RENEW).await;
-        match leases.renew(&lease, LEASE).await {
-            Ok(Some(_)) => renewed = tokio::time::Instant::now(),
-            Ok(None) => return lost.cancel(),
-            // While the database is away nobody else can take the role either; but once the
-            // time is over, somebody may the moment it returns.
-            Err(_) if renewed.elapsed() > LEASE => return lost.cancel(),
-            Err(error) => tracing::debug!(role = lease.role, %error, "not renewed yet"),
+        let asked = Instant::now();
+        // While the database is away nobody else can take the role either; but once the
+        // time is over, somebody may the moment it returns.
+        match timeout_at(ends, leases.renew(&lease, LEASE)).await {
+            Ok(Ok(Some(_))) => ends = asked + LEASE,
+            Ok(Ok(None)) | Err(_) => return lost.cancel(),
+            Ok(Err(error)) => tracing::debug!(role = lease.role, %error, "not renewed yet"),
         }
     }
 }

@@ -137,11 +137,16 @@ macro_rules! contexts {
                         let events = state.decide(command, facts)?;
                         Ok(events.into_iter().map(Event::$variant).collect())
                     })*
-                    (state, command) => Err(Refusal::new(
-                        Code::AlreadyExists,
-                        format!("the id belongs to a stream of type {}, not {}",
-                            state.stream_type(), command.stream_type()),
-                    )),
+                    (state, command) => {
+                        // Of the command's own kind there is nothing; what would be made
+                        // finds its id taken.
+                        Self::new(command.stream_type()).decide(command, facts)?;
+                        Err(Refusal::new(
+                            Code::AlreadyExists,
+                            format!("the id belongs to a stream of type {}, not {}",
+                                state.stream_type(), command.stream_type()),
+                        ))
+                    }
                 }
             }
 
@@ -220,6 +225,17 @@ impl Command {
             }
             Err(faults) => Err(Problem::invalid(faults)),
         }
+    }
+
+    /// Whether it is the first of its stream, whose id its sender may leave to us.
+    pub fn creates(&self) -> bool {
+        matches!(
+            self,
+            Self::Task(TaskCommand::Submit(_))
+                | Self::Agent(AgentCommand::Register(_))
+                | Self::Operation(OperationCommand::Accept(_))
+                | Self::Crew(CrewCommand::Assemble(_))
+        )
     }
 
     /// The unique thing that this command would take, if it is accepted.

@@ -104,7 +104,6 @@ mod tests {
         /// What was seen.
         pub vessel: String,
         /// How urgent it is.
-        #[schema(inline)]
         pub urgency: Priority,
         /// Whatever else was said.
         pub payload: Json,

@@ -28,7 +28,6 @@ const MAX_BATCH: usize = 1_000;
 pub struct BatchCommand {
     /// The kind of stream; `task` when absent.
     #[serde(rename = "type", default = "task")]
-    #[schema(inline)]
     kind: StreamType,
     /// The stream; may be left out for a command that creates it.
     #[serde(default)]
@@ -129,7 +128,9 @@ fn decide(
             Either::Left(app.doors.executor.execute(envelope))
         }
         Err((stream_id, problem)) => {
+            let position = app.doors.reader.feed.head();
             let outcome = Outcome::undecided(Status::Invalid, command_id, stream_id, problem);
+            let outcome = Outcome { position, ..outcome };
             Either::Right(ready(outcome))
         }
     }
@@ -152,8 +153,8 @@ fn envelope(
     }
     let stream_id = match given.id {
         Some(id) => id,
-        None if creates(&command) && fresh => app.doors.ids.fresh(),
-        None if creates(&command) => idempotency::derived(command_id, "id"),
+        None if command.creates() && fresh => app.doors.ids.fresh(),
+        None if command.creates() => idempotency::derived(command_id, "id"),
         None => {
             let message = "`id` is required: the command is for something that exists";
             return Err(refused(Problem::invalid(vec![FieldError::new(
@@ -165,19 +166,6 @@ fn envelope(
     let (tenant, actor) = (caller.tenant.clone(), &*caller.principal);
     let envelope = CommandEnvelope::new(tenant, stream_id, command, command_id, actor);
     Ok(CommandEnvelope { fresh, fingerprint, ..envelope })
-}
-
-/// Whether a command is the first of its stream.
-pub(crate) fn creates(command: &Command) -> bool {
-    use domain::agent::AgentCommand;
-    use domain::crew::CrewCommand;
-    use domain::task::TaskCommand;
-    matches!(
-        command,
-        Command::Task(TaskCommand::Submit(_))
-            | Command::Agent(AgentCommand::Register(_))
-            | Command::Crew(CrewCommand::Assemble(_))
-    )
 }
 
 /// Whether a command is none of a caller's: what only managers and runners may say.

@@ -134,6 +134,11 @@ pub async fn change(app: &App, call: &Call, target: Target, command: Command) ->
     if call.prefer.respond_async {
         return crate::operation::accept_command(app, call, target, command).await;
     }
+    decide(app, call, target, command).await
+}
+
+/// Has a command decided and answers with what it came to, whatever the caller prefers.
+pub(crate) async fn decide(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
     let kind = command.stream_type();
     let envelope = call.envelope(app, target, command)?;
     let span = tracing::Span::current();

@@ -69,7 +69,10 @@ pub fn etag(version: u64) -> HeaderValue {
 pub fn unchanged(headers: &HeaderMap, version: u64) -> bool {
     let tag = format!("\"{version}\"");
     headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(
-        |value| value.split(',').map(str::trim).any(|t| t.strip_prefix("W/").unwrap_or(t) == tag),
+        |value| {
+            let mut tags = value.split(',').map(str::trim);
+            tags.any(|t| t == "*" || t.strip_prefix("W/").unwrap_or(t) == tag)
+        },
     )
 }
 

@@ -38,6 +38,14 @@ impl ApiError {
         Self::new(Code::NotFound, format!("there is no such {what}"))
     }
 
+    /// Nothing of that id is in a read model, as of the position it has come to.
+    pub fn not_found_at(what: &str, position: u64, lag_ms: u64) -> Self {
+        let problem = Problem::new(Code::NotFound, format!("there is no such {what}"));
+        let lag = HeaderName::from_static("taffrail-projection-lag-ms");
+        Self::from(Problem { log_position: Some(position), ..problem })
+            .with_header(lag, HeaderValue::from(lag_ms))
+    }
+
     /// A path, query or header value is malformed; `place` is a pointer such as
     /// `/query/limit` or `/header/if-match`.
     pub fn parameter(place: impl Into<String>, message: impl Into<String>) -> Self {

@@ -30,6 +30,7 @@ mod queue;
 mod router;
 mod server;
 mod service;
+mod shapes;
 mod task;
 mod trace;
 mod view;

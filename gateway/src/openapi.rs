@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use domain::Problem;
+use serde_json::{Map, Value};
+use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{self, OpenApi as Document, RefOr};
 use utoipa::{Modify, OpenApi, ToResponse};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -116,7 +117,7 @@ pub fn document() -> Document {
         .nest("/v1", api())
         .merge(open())
         .split_for_parts();
-    document
+    crate::shapes::exact(document)
 }
 
 /// The OpenAPI document as JSON.
@@ -134,8 +135,13 @@ pub(crate) fn page() -> SwaggerUi {
     SwaggerUi::new("/docs").config(config)
 }
 
-/// The schema of a type of ours, by its name in the document.
-pub(crate) fn schema(name: &str) -> Option<RefOr<openapi::Schema>> {
-    let components = document().components?;
-    components.schemas.get(name).cloned()
+/// The schemas of the document, by name.
+pub(crate) fn schemas() -> Map<String, Value> {
+    let components = document().components.map(|components| components.schemas);
+    let all = components.into_iter().flatten();
+    all.filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect()
 }
+
+#[cfg(test)]
+#[path = "openapi_tests.rs"]
+mod tests;

@@ -70,7 +70,7 @@ impl Prefer {
 /// Tells the caller what was honoured, and caches what the answer depends on.
 pub fn applied(response: &mut Response, applied: &[&str]) {
     let headers = response.headers_mut();
-    headers.append(header::VARY, HeaderValue::from_static("prefer"));
+    headers.insert(header::VARY, HeaderValue::from_static("prefer"));
     if let Ok(value) = HeaderValue::from_str(&applied.join(", "))
         && !applied.is_empty()
     {

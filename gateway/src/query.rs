@@ -78,6 +78,11 @@ fn refused(message: &str) -> ApiError {
         return Problem { errors: vec![fault], ..Problem::new(Code::InvalidParameter, message) }
             .into();
     }
+    let twice = reason.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`'));
+    if let Some(name) = twice {
+        let message = format!("`{name}` may stand there once");
+        return ApiError::parameter(format!("/query/{name}"), message);
+    }
     ApiError::parameter(format!("/query/{name}"), message.to_owned())
 }
 
@@ -197,7 +202,7 @@ mod tests {
     fn malformed_and_repeated_parameters_are_refused() {
         assert_eq!(fault("limit=many").1, "/query/limit");
         assert_eq!(fault("limit=-1").0, 400);
-        assert_eq!(fault("queue=a&queue=b").0, 400);
+        assert_eq!(fault("queue=a&queue=b").1, "/query/queue");
         assert_eq!(fault("as_of=7").0, 422);
         assert!(limit(Some(0)).is_err() && limit(Some(201)).is_err() && limit(None).is_ok());
     }

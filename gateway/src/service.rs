@@ -44,21 +44,23 @@ pub async fn schema(
     Path(name): Path<String>,
     Params(NoParams {}): Params<NoParams>,
 ) -> ApiResult<Response> {
-    let short = name.strip_prefix("dev.taffrail.").unwrap_or(&name);
-    let mut schema = match event_schema(short) {
-        Some(schema) => Some(schema),
-        None => crate::openapi::schema(&name).and_then(|schema| serde_json::to_value(schema).ok()),
-    }
-    .ok_or_else(|| unknown(&name))?;
+    let schema = stand_alone(&name).ok_or_else(|| unknown(&name))?;
+    Ok(([(header::CONTENT_TYPE, "application/schema+json")], Json(schema)).into_response())
+}
+
+/// A schema by its name, with all that it refers to.
+fn stand_alone(name: &str) -> Option<serde_json::Value> {
+    let short = name.strip_prefix("dev.taffrail.").unwrap_or(name);
+    let mut all = crate::asyncapi::schemas();
+    all.extend(crate::openapi::schemas());
+    let mut schema = event_schema(short).or_else(|| all.get(name).cloned())?;
     if let Some(fields) = schema.as_object_mut() {
         let dialect = "https://json-schema.org/draft/2020-12/schema";
         fields.insert("$schema".into(), dialect.into());
         fields.insert("$id".into(), format!("/v1/schemas/{name}").into());
-        // What the schema refers to travels with it.
-        let all = crate::asyncapi::schemas();
         crate::asyncapi::add_definitions(fields, &all);
     }
-    Ok(([(header::CONTENT_TYPE, "application/schema+json")], Json(schema)).into_response())
+    Some(schema)
 }
 
 fn event_schema(name: &str) -> Option<serde_json::Value> {
@@ -77,4 +79,24 @@ fn unknown(name: &str) -> ApiError {
         .map(|near| format!(" of that name; did you mean `{near}`?"))
         .unwrap_or_default();
     ApiError::not_found(&format!("schema{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schema_stands_on_its_own() {
+        let mut names: Vec<_> = crate::openapi::schemas().keys().cloned().collect();
+        let events = domain::event_types().into_iter();
+        names.extend(events.map(|event| format!("{}.{}", event.stream_type, event.name)));
+        for name in names {
+            let schema = stand_alone(&name).expect("known");
+            for part in schema.to_string().split("\"$ref\":\"").skip(1) {
+                let pointer = part.split('"').next().and_then(|text| text.strip_prefix('#'));
+                let found = pointer.and_then(|pointer| schema.pointer(pointer));
+                assert!(found.is_some(), "{name}: {pointer:?}");
+            }
+        }
+    }
 }

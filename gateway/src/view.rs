@@ -101,7 +101,7 @@ pub(crate) fn present<T>(answer: Answer<Option<T>>, what: &str, head: u64) -> Ap
     match value {
         Some(value) => Ok(Answer { value, position, lag_ms }),
         None if position < head => Err(not_yet(position)),
-        None => Err(ApiError::not_found(what)),
+        None => Err(ApiError::not_found_at(what, position, lag_ms)),
     }
 }
 

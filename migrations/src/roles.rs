@@ -87,11 +87,13 @@ pub(crate) async fn ensure(client: &Client, url: &str) -> Result<(), MigrateErro
             continue;
         }
         let verb = if known.is_some() { "ALTER" } else { "CREATE" };
+        // Salted and hashed here, because statements may end up in the server's log.
+        let secret = postgres_protocol::password::scram_sha_256(password.as_bytes());
         // Roles belong to the whole server: two databases may be migrated at once.
         let sql = format!(
             "DO $$ BEGIN
                  {verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS
-                     PASSWORD '{password}';
+                     PASSWORD '{secret}';
                  COMMENT ON ROLE {role} IS '{mark}';
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
              END $$"

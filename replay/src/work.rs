@@ -8,7 +8,8 @@ use store::Log;
 use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-/// The kind of operation that this carries out; its input is `{ "model": name }`.
+/// The kind of operation that this carries out; its input is `{ "model": name }`, and without
+/// an input its resource names the model.
 pub const KIND: &str = "projection.rebuild";
 
 /// Events between two words of progress.
@@ -70,11 +71,12 @@ impl Work for RebuildWork {
 
 /// The model that the operation names.
 fn model_of(accepted: &OperationAccepted) -> Result<Model, Problem> {
-    let input: Input = accepted
+    let input: Option<Input> = accepted
         .input
         .read()
         .map_err(|error| Problem::new(Code::InvalidBody, format!("input: {error}")))?;
-    input.model.parse().map_err(|error: ProjectionError| Problem {
+    let model = input.map_or_else(|| accepted.resource.id.clone(), |input| input.model);
+    model.parse().map_err(|error: ProjectionError| Problem {
         allowed: Model::ALL.iter().map(|model| model.as_str().to_owned()).collect(),
         ..Problem::new(Code::NotFound, error.to_string())
     })
@@ -113,5 +115,9 @@ mod tests {
         assert!(unknown.allowed.contains(&"tasks".to_owned()));
         let malformed = model_of(&accepted("{}")).unwrap_err();
         assert_eq!(malformed.code(), Some(Code::InvalidBody));
+        // The gateway's route has no input: the model is the operation's resource.
+        let mut asked = accepted("null");
+        asked.resource.id = "audit".into();
+        assert_eq!(model_of(&asked).unwrap(), Model::Audit);
     }
 }

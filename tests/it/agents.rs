@@ -274,3 +274,27 @@ async fn what_a_command_says_on_stderr_can_be_followed() {
     assert_eq!((&line["line"], &line["task_id"]), (&"tick".into(), &task.as_str().into()));
     cli(product, &["task", "cancel", &task]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_of_a_name_is_turned_away_and_the_first_goes_on() {
+    let product = product().await;
+    let (name, capability) = (fresh("twin"), fresh("twin"));
+    let mut first = RunningAgent::start(product, &name, &capability, &[], "echo 1");
+    let second = cli(
+        product,
+        &["agent", "run", "--name", &name, "--capability", &capability, "--", "sh", "-c", "echo 2"],
+    );
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("is running already"), "{said}");
+    let task = submit(product, &capability, &[]);
+    let (done, _) = end_of(product, &task);
+    assert_eq!((&done["state"], &done["result"]), (&"done".into(), &1.into()), "{done}");
+
+    // After a kill there is nobody to answer, and the name is free at once.
+    first.signal(Signal::KILL);
+    first.exit_code();
+    let _third = RunningAgent::start(product, &name, &capability, &[], "echo 3");
+    let task = submit(product, &capability, &[]);
+    assert_eq!(end_of(product, &task).0["result"], 3);
+}

@@ -1,6 +1,6 @@
 //! The agents' own wire on a real nats-server: heartbeats, pushes, control words, claims.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -129,8 +129,11 @@ async fn a_push_tells_at_once_whether_anybody_listened() {
     until("nobody listens", async || !presence.listens(tenant(), agent).await).await;
 }
 
-/// A scheduler that has a task in one queue alone.
-struct OneQueue;
+/// A scheduler that has a task in one queue alone, and remembers what it took back.
+#[derive(Default)]
+struct OneQueue {
+    back: Mutex<Vec<Assignment>>,
+}
 
 impl Claims for OneQueue {
     fn claim(
@@ -142,6 +145,10 @@ impl Claims for OneQueue {
         Box::pin(async move {
             match queue.as_str() {
                 "default" => Ok(Claimed { tasks: vec![assignment()] }),
+                "late" => {
+                    tokio::time::sleep(Duration::from_millis(request.wait_ms)).await;
+                    Ok(Claimed { tasks: vec![assignment()] })
+                }
                 "slow" => {
                     tokio::time::sleep(Duration::from_millis(request.wait_ms)).await;
                     Ok(Claimed::default())
@@ -149,6 +156,11 @@ impl Claims for OneQueue {
                 _ => Err(Problem::new(Code::NotPossible, "no such queue")),
             }
         })
+    }
+
+    fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {
+        self.back.lock().unwrap().extend(tasks);
+        Box::pin(async {})
     }
 }
 
@@ -165,7 +177,7 @@ async fn claims_go_to_the_scheduler() {
     let cancel = CancellationToken::new();
     let serving = tokio::spawn({
         let (client, cancel) = (nats.client().await, cancel.clone());
-        broker::serve_claims(client, Arc::new(OneQueue), only_default(), cancel)
+        broker::serve_claims(client, Arc::new(OneQueue::default()), only_default(), cancel)
     });
     until("claims are served", async || {
         remote.claim(tenant(), "default".into(), claim(0)).await.is_ok()
@@ -190,6 +202,46 @@ async fn claims_go_to_the_scheduler() {
     let wrong = ask(json!({ "max": 257 })).await;
     assert_eq!(wrong["problem"]["errors"][0]["pointer"], "/max");
     assert_eq!(wrong["tasks"], json!([]));
+    cancel.cancel();
+    serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claimant_who_has_gone_was_given_is_taken_back() {
+    let nats = support::nats().await;
+    let claims = Arc::new(OneQueue::default());
+    let cancel = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (client, claims, cancel) = (nats.client().await, claims.clone(), cancel.clone());
+        broker::serve_claims(client, claims, only_default(), cancel)
+    });
+    let remote = RemoteClaims::new(nats.client().await);
+    let agent = AgentId::nth(6);
+    let claim = |wait_ms| ClaimTasks { agent_id: agent, max: 1, wait_ms, lease_ms: None };
+    until("claims are served", async || {
+        remote.claim(tenant(), "default".into(), claim(0)).await.is_ok()
+    })
+    .await;
+    assert!(remote.claim(tenant(), "late".into(), claim(100)).await.is_ok());
+    assert!(claims.back.lock().unwrap().is_empty(), "whoever waits has them");
+
+    // Somebody behind the gateway gives up: its connection stays.
+    let waits = remote.claim(tenant(), "late".into(), claim(500));
+    assert!(tokio::time::timeout(Duration::from_millis(200), waits).await.is_err());
+    until("the task is back", async || claims.back.lock().unwrap().len() == 1).await;
+
+    // An agent is killed while it waits.
+    let killed = nats.client().await;
+    let subject = subject::agent_claim(&tenant(), agent, "late");
+    let asking = killed.clone();
+    let asked = tokio::spawn(async move {
+        let body = r#"{"max":1,"wait_ms":500}"#;
+        asking.request(subject, body.into()).await.is_ok()
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    asked.abort();
+    killed.drain().await.unwrap();
+    until("this one too", async || claims.back.lock().unwrap().len() == 2).await;
     cancel.cancel();
     serving.await.unwrap();
 }

@@ -130,16 +130,28 @@ fn requests() -> Vec<Bad> {
             &format!("{task}/expire_lease"),
             400,
             "unknown-command",
-        )
-        .json(r#"{"lease_token":1}"#),
+        ),
         bad(
             "creation as a command",
             Method::POST,
             &format!("{task}/submit"),
             400,
             "unknown-command",
-        )
-        .json(titled),
+        ),
+        bad(
+            "creation of an agent as a command",
+            Method::POST,
+            &format!("/v1/agents/{NOBODY}/register"),
+            400,
+            "unknown-command",
+        ),
+        bad(
+            "nobody's heartbeat",
+            Method::POST,
+            &format!("/v1/agents/{NOBODY}/heartbeat"),
+            404,
+            "not-found",
+        ),
         bad("bad queue", Method::GET, "/v1/queues/a.b", 400, "invalid-parameter"),
         bad("claim too much", Method::POST, "/v1/queues/q/claim", 400, "invalid-body")
             .json(json!({ "agent_id": NOBODY, "max": 257 }).to_string())
@@ -150,7 +162,7 @@ fn requests() -> Vec<Bad> {
         get("limit -1", "/v1/tasks?limit=-1", "/query/limit"),
         get("limit 10^9", "/v1/tasks?limit=1000000000", "/query/limit"),
         get("unknown parameter", "/v1/tasks?queu=a", "/query/queu"),
-        get("repeated parameter", "/v1/tasks?queue=a&queue=b", "/query/"),
+        get("repeated parameter", "/v1/tasks?queue=a&queue=b", "/query/queue"),
         get("forged cursor", "/v1/tasks?cursor=AAAA", "/query/cursor"),
         get("unknown state", "/v1/tasks?state=qeued", "/query/state"),
         get("parent that is no id", "/v1/tasks?parent=7", "/query/parent"),
@@ -281,6 +293,13 @@ async fn badly_framed_requests_are_refused_and_closed() {
         assert!(matches!(status, "400" | "431"), "{what}: {answer}");
         assert!(closed, "{what}: the connection stays open");
     }
+    // Of a length and a transfer coding the coding counts, and nothing behind is a request
+    // (RFC 9112, 6.3).
+    let both = "content-type: application/json\r\ncontent-length: 4\r\n\
+                transfer-encoding: chunked\r\n\r\nd\r\n{\"title\":\"t\"}\r\n0\r\n\r\n\
+                GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    let (answer, closed) = raw(&api, head(&api, both).as_bytes(), soon).await;
+    assert!(closed && answer.matches("HTTP/1.1").count() == 1, "{answer}");
     still_well(&api).await;
 }
 

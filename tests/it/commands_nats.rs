@@ -522,3 +522,32 @@ async fn a_process_without_the_processor_asks_over_nats() {
     assert_eq!(nobody.status, Status::Busy);
     assert_eq!(nobody.problem.and_then(|problem| problem.code()), Some(Code::Unavailable));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_a_dying_processor_swallowed_is_asked_again() {
+    let wired = Wired::start().await;
+    // In the group of processors, and dead as soon as it has taken something.
+    let dying = wired.client.clone();
+    let group = "taffrail-processors".to_owned();
+    let mut taken = dying.queue_subscribe("taffrail.*.req.>", group).await.unwrap();
+    dying.flush().await.unwrap();
+    let remote = RemoteExecutor::new(wired.client.clone());
+    let outcomes = futures::future::join_all((0..16).map(|_| {
+        let submit: domain::Command = TaskCommand::Submit(SubmitTask::titled("t")).into();
+        let (task, id) = (Uuid::new_v4(), Uuid::new_v4());
+        remote.execute(CommandEnvelope::new(TenantId::default_tenant(), task, submit, id, "me"))
+    }));
+    let dies = async {
+        assert!(taken.next().await.is_some(), "it gets its share");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(taken);
+    };
+    let both = futures::future::join(outcomes, dies);
+    let (outcomes, ()) = tokio::time::timeout(Duration::from_secs(8), both).await.unwrap();
+    for outcome in outcomes {
+        assert_eq!(outcome.status, Status::Accepted, "{outcome:?}");
+    }
+    assert_eq!(wired.processor.log.head().await.unwrap().position, 16);
+    wired.cancel.cancel();
+    wired.done.await.unwrap();
+}

@@ -288,6 +288,60 @@ async fn whoever_waits_for_an_operation_gets_its_answer_in_line() {
 }
 
 #[tokio::test]
+async fn a_key_names_the_same_command_however_the_answer_is_preferred() {
+    let api = Api::new().await;
+    let body = json!({ "title": "once", "queue": queue() });
+    let send = |key: &str, prefer: &'static str| {
+        let request = api.ask(Method::POST, "/v1/tasks").json(&body);
+        request.header("idempotency-key", key).header("prefer", prefer).send()
+    };
+    let fresh = || format!("\"{}\"", Uuid::new_v4());
+    // Decided at first: a repeat that asks for an operation gets the answer that is there.
+    let key = fresh();
+    let first: Value = send(&key, "").await.unwrap().json().await.unwrap();
+    let again = send(&key, "respond-async").await.unwrap();
+    assert_eq!((again.status().as_u16(), header(&again, "idempotency-replayed")), (201, "true"));
+    assert_eq!(again.json::<Value>().await.unwrap(), first);
+    // An operation at first: a repeat that waits gets what it came to.
+    let key = fresh();
+    let first = send(&key, "respond-async, wait=20").await.unwrap();
+    assert_eq!(first.status(), 201);
+    let vary: Vec<_> = first.headers().get_all("vary").iter().collect();
+    assert_eq!(vary, ["prefer"]);
+    let first: Value = first.json().await.unwrap();
+    let again = send(&key, "").await.unwrap();
+    assert_eq!((again.status().as_u16(), header(&again, "idempotency-replayed")), (201, "true"));
+    assert_eq!(again.json::<Value>().await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_read_tells_its_place_also_where_nothing_is_found() {
+    let api = Api::new().await;
+    let created = api.submit(json!({ "title": "here", "queue": queue() })).await;
+    let id = created["id"].as_str().unwrap();
+    let missing = format!("/v1/tasks/{}", Uuid::new_v4());
+    let missing = api
+        .ask(Method::GET, &missing)
+        .header("taffrail-min-position", created["position"].as_u64().unwrap());
+    let missing = missing.send().await.unwrap();
+    assert_eq!(missing.status(), 404);
+    let position: u64 = header(&missing, "taffrail-log-position").parse().unwrap();
+    assert!(position >= created["position"].as_u64().unwrap());
+    assert!(header(&missing, "taffrail-projection-lag-ms").parse::<u64>().is_ok());
+    // The history of a task waits like any other read.
+    let far = api.ask(Method::GET, &format!("/v1/tasks/{id}/events"));
+    let far = far.header("taffrail-min-position", i64::MAX).header("prefer", "wait=0");
+    assert_eq!(far.send().await.unwrap().status(), 503);
+    let any = api.ask(Method::GET, &format!("/v1/tasks/{id}")).header("if-none-match", "*");
+    let any = any.header("taffrail-min-position", position).send().await.unwrap();
+    assert_eq!(any.status(), 304);
+    // The id of a task is that of no agent, whoever asks.
+    for path in [format!("/v1/agents/{id}/drain"), format!("/v1/agents/{id}/mark_ready")] {
+        assert_eq!(api.post(&path, json!({})).await.status(), 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_batch_has_an_outcome_per_command() {
     let api = Api::new().await;
     let queue = queue();
@@ -456,6 +510,43 @@ async fn a_websocket_takes_commands_and_hands_events_over() {
         panic!("a page of another origin came in")
     };
     assert_eq!(refused.status(), 403);
+}
+
+#[tokio::test]
+async fn a_websocket_is_closed_with_the_reason() {
+    use futures::SinkExt;
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    let api = Api::new().await;
+    let closed = |mut socket: Socket| async move {
+        let heard = async {
+            while let Some(Ok(message)) = socket.next().await {
+                if let Message::Close(frame) = message {
+                    return frame.map(|frame| u16::from(frame.code));
+                }
+            }
+            None
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap()
+    };
+    let frame = |bytes: &'static [u8], op| Message::Frame(Frame::message(bytes, op, true));
+    for (what, message, code) in [
+        ("no UTF-8", frame(b"\xff\xfe", OpCode::Data(Data::Text)), 1007),
+        ("a continuation of nothing", frame(b"x", OpCode::Data(Data::Continue)), 1002),
+    ] {
+        let mut socket = connect(&api, None).await.unwrap();
+        socket.send(message).await.unwrap();
+        assert_eq!(closed(socket).await, Some(code), "{what}");
+    }
+    let mut socket = connect(&api, None).await.unwrap();
+    socket.close(None).await.unwrap();
+    // The handshake ends in order: the server answers the close with its own.
+    let end = async {
+        while let Some(heard) = socket.next().await {
+            heard.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), end).await.unwrap();
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod agents_wire;
 mod bad_input;
 mod claims;
 mod commands_nats;
+mod docs;
 mod engine;
 mod http;
 mod processor;

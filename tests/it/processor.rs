@@ -331,3 +331,111 @@ async fn a_progress_report_implies_the_start() {
     assert_eq!(names, ["started", "progressed"]);
     assert_eq!(outcome.events[1].position, outcome.position);
 }
+
+#[tokio::test]
+async fn a_statement_that_outlives_its_connection_is_found_and_not_called_unstorable() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    send(&processor, Uuid::new_v4(), submit("warm")).await;
+    // The head is locked, so that the append waits on the server.
+    let (locker, connection) =
+        tokio_postgres::connect(&db.admin_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    locker.batch_execute("BEGIN; SELECT FROM log_head FOR UPDATE").await.unwrap();
+    let (stream, id) = (Uuid::new_v4(), Uuid::new_v4());
+    let asked = tokio::spawn(processor.door.execute(envelope(stream, submit("once"), id)));
+    let waiting = format!(
+        "FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'
+         AND query LIKE '%INSERT INTO events%'",
+        db.name
+    );
+    let count = format!("SELECT count(*) {waiting}");
+    let waits = async || db.sql(&count).await.as_deref() == Some("1");
+    support::until("the append waits for the head", waits).await;
+    db.sql(&format!("SELECT pg_terminate_backend(pid) {waiting}")).await;
+    support::until("its retry has looked it up and waits for the head too", waits).await;
+    // What a statement does that goes on after its connection was lost: the same rows.
+    let stolen = format!(
+        "UPDATE log_head SET position = position + 1;
+         INSERT INTO events SELECT 2, 1, 'default', 'task', '{stream}', 1, 'submitted', 1,
+             gen_random_uuid(), '{id}', 'tester', NULL, NULL, NULL, now(), now(), payload, hash
+             FROM events WHERE position = 1;
+         INSERT INTO command_results SELECT '{id}', 'default', '\\x{}', 'task', '{stream}',
+             'submit', 'tester', 1, 2, 'submitted', NULL, now();
+         COMMIT",
+        hex::encode(envelope(stream, submit("once"), id).fingerprint)
+    );
+    locker.batch_execute(&stolen).await.unwrap();
+    let outcome = asked.await.unwrap();
+    assert_eq!((outcome.status, outcome.position), (Status::Accepted, 2), "{outcome:?}");
+    assert_eq!(db.sql("SELECT count(*) FROM events").await.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_stranger_s_body_under_a_known_id_does_not_spoil_the_true_repeat() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    let (stream, id) = (Uuid::new_v4(), Uuid::new_v4());
+    let first = processor.door.execute(envelope(stream, submit("true"), id)).await;
+    // All three in one batch: the first of them is answered from the log.
+    let bodies = ["false", "true", "false"]
+        .map(|title| processor.door.execute(envelope(stream, submit(title), id)));
+    let outcomes = join_all(bodies).await;
+    assert_eq!(code(&outcomes[0]), Some(Code::IdempotencyMismatch));
+    assert_eq!(outcomes[1].original.as_deref(), Some(&first));
+    assert_eq!(code(&outcomes[2]), Some(Code::IdempotencyMismatch));
+}
+
+#[tokio::test]
+async fn a_command_that_breaks_the_look_up_stands_alone_too() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    let commands = (0..100).map(|n| {
+        // PostgreSQL takes no NUL in the name that is looked up; our doors refuse it.
+        let name = if n == 61 { "nul\0".into() } else { format!("agent-{n}") };
+        let register = AgentCommand::Register(RegisterAgent::named(&name));
+        processor.door.execute(envelope(Uuid::new_v4(), register, Uuid::new_v4()))
+    });
+    let outcomes = join_all(commands).await;
+    let bad: Vec<usize> = (0..100).filter(|n| outcomes[*n].status != Status::Accepted).collect();
+    assert_eq!((bad, outcomes[61].status), (vec![61], Status::Invalid));
+}
+
+#[tokio::test]
+async fn a_long_stream_gets_a_snapshot_also_when_its_batches_are_large() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    let stream = Uuid::new_v4();
+    let commands = std::iter::once(submit("0")).chain((1..330).map(|n| retitle(&n.to_string())));
+    join_all(
+        commands.map(|command| processor.door.execute(envelope(stream, command, Uuid::new_v4()))),
+    )
+    .await;
+    support::until("a snapshot is kept", async || {
+        db.sql("SELECT version >= 200 FROM snapshots").await.as_deref() == Some("t")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_time_also_when_the_database_does_not_answer() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    send(&processor, Uuid::new_v4(), submit("warm")).await;
+    let (locker, connection) =
+        tokio_postgres::connect(&db.admin_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    locker.batch_execute("BEGIN; SELECT FROM log_head FOR UPDATE").await.unwrap();
+    let asked: Vec<_> = (0..50)
+        .map(|n| {
+            processor.door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4()))
+        })
+        .collect();
+    let asked = tokio::spawn(join_all(asked));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let start = std::time::Instant::now();
+    processor.stop().await;
+    assert!(start.elapsed() < Duration::from_millis(9_500), "{:?}", start.elapsed());
+    let outcomes = asked.await.unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.status == Status::Busy));
+}

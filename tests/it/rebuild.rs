@@ -150,3 +150,16 @@ async fn a_rebuild_runs_as_an_operation() {
     let problem = work.run(Uuid::new_v4(), accepted("tusks"), progress).await.unwrap_err();
     assert_eq!(problem.code(), Some(domain::Code::NotFound));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_by_the_command_line_finds_no_difference() {
+    let product = support::product().await;
+    for model in Model::ALL {
+        let output = product.cli(&["rebuild", model.as_str(), "-o", "json"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{model}: {said}");
+        let operation: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(operation["state"], "succeeded", "{operation}");
+        assert_eq!(operation["result"]["differing"], 0, "{operation}");
+    }
+}

@@ -111,3 +111,29 @@ async fn each_role_alone_and_a_standby_that_takes_over() {
         "SELECT count(*) = max(position) AND count(DISTINCT position) = count(*) FROM events";
     assert_eq!(db.sql(whole).await.as_deref(), Some("t"));
 }
+
+#[tokio::test]
+async fn a_schema_that_is_missing_or_old_is_named_with_the_remedy() {
+    let db = support::database().await;
+    let nats = support::nats().await;
+    let serve = async |role: &'static str| {
+        let mut command = std::process::Command::new(support::TAFFRAIL);
+        command
+            .args(["serve", "--role", role, "--http-addr", "127.0.0.1:0"])
+            .env("TAFFRAIL_DATABASE_URL", &db.admin_url)
+            .env("TAFFRAIL_NATS_URL", &nats.url)
+            .env("TAFFRAIL_NATS_TOKEN", &nats.token)
+            .env_remove("TAFFRAIL_TOKEN");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    db.sql("DELETE FROM refinery_schema_history WHERE version > 1").await;
+    for role in ["processor", "gateway"] {
+        let said = serve(role).await;
+        assert!(said.contains("version 1") && said.contains("taffrail migrate"), "{said}");
+    }
+    db.sql("DROP TABLE refinery_schema_history").await;
+    let said = serve("gateway").await;
+    assert!(said.contains("missing") && said.contains("taffrail migrate"), "{said}");
+}

@@ -171,3 +171,56 @@ async fn an_unfit_server_is_refused_with_the_remedy() {
     let refusal = store::check_server(&client).await.unwrap_err().to_string();
     assert!(refusal.contains("synchronous_commit is `off`"), "{refusal}");
 }
+
+#[tokio::test]
+async fn a_gateway_that_would_see_every_tenant_is_refused() {
+    let db = support::database().await;
+    let check = async |url: &str| {
+        let (client, connection) =
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        store::check_tenant_wall(&client).await.map_err(|error| error.to_string())
+    };
+    check(&db.gateway_url).await.unwrap();
+    assert!(check(&db.service_url).await.unwrap_err().contains("taffrail_service"));
+    assert!(check(&db.admin_url).await.is_err());
+    db.sql("ALTER TABLE read.tasks DISABLE ROW LEVEL SECURITY").await;
+    assert!(check(&db.gateway_url).await.unwrap_err().contains("read.tasks"));
+}
+
+#[tokio::test]
+async fn a_cursor_behind_all_that_can_be_finds_nothing() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    support::append(&log, vec![(Uuid::new_v4(), vec![submitted("one")])]).await;
+    let reader = support::reader(&log).await;
+    for cursor in [2, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
+        assert!(reader.after(cursor, 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_commits_is_refused_with_the_remedy() {
+    let server = support::postgres_of_its_own().await;
+    let url = server.address().url("postgres");
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    for name in ["fsync", "full_page_writes"] {
+        let change = format!("ALTER SYSTEM SET {name} = off");
+        client.batch_execute(&change).await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        support::until("the setting is in force", async || {
+            let sql = format!("SELECT current_setting('{name}')");
+            client.query_one(&sql, &[]).await.unwrap().get::<_, &str>(0) == "off"
+        })
+        .await;
+        let refusal = store::check_server(&client).await.unwrap_err().to_string();
+        assert!(refusal.contains(&format!("{name}=off")), "{refusal}");
+        assert!(refusal.contains(&format!("ALTER SYSTEM SET {name} = on")), "{refusal}");
+        client.batch_execute(&format!("ALTER SYSTEM RESET {name}")).await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        support::until("the setting is back", async || store::check_server(&client).await.is_ok())
+            .await;
+    }
+    support::stop_postgres(server).await;
+}

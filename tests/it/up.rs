@@ -150,3 +150,23 @@ async fn an_older_copy_of_the_database_begins_a_new_epoch() {
     let (_, page) = api.get("/v1/events?limit=10").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_and_leaves_the_folder_usable() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = folder();
+    let (path, address) = (folder.display().to_string(), taken.local_addr().unwrap().to_string());
+    let failed = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(TAFFRAIL)
+            .args(["up", "--data-dir", &path, "--http-addr", &address])
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("--http-addr"), "{said}");
+    assert!(!folder.join("runtime.json").exists());
+    let mut product = start(&folder).await;
+    assert!(product.terminate().success());
+}

@@ -58,7 +58,8 @@ impl Agent {
     /// id (over HTTP, say) is taken over together with that id.
     ///
     /// # Errors
-    /// When the server cannot be reached in time or does not take this agent.
+    /// When the server cannot be reached in time or does not take this agent, or when it
+    /// is running already.
     pub async fn connect(url: &str, token: Option<&str>, options: Options) -> Result<Self, Error> {
         let nats = Wire::connect(url, token, &options).await?;
         let name = &options.description.name;
@@ -66,6 +67,9 @@ impl Agent {
         let mut life = 1;
         let wire = loop {
             let wire = Wire::new(nats.clone(), options.tenant.clone(), id);
+            if wire.is_answered().await {
+                return Err(Error::Running { name: name.clone(), id });
+            }
             match register(&wire, &options.description).await {
                 Ok(()) => break wire,
                 Err(Error::Refused { what, problem }) => {
@@ -116,6 +120,7 @@ impl Agent {
             logs,
             notices: Arc::clone(&notices),
             progress_seq: Arc::default(),
+            run: Uuid::new_v4(),
         });
         let floor = Arc::new(Floor {
             shop,
@@ -359,7 +364,12 @@ impl<H: Handler> Floor<H> {
                         tracing::warn!(%error, "not reloaded");
                     }
                 }
-                None if message.payload.is_empty() => {}
+                // Another process of this name asks whether we are still there.
+                None if message.payload.is_empty() => {
+                    if let Some(asker) = message.reply {
+                        self.shop.wire.answer(asker).await;
+                    }
+                }
                 None => tracing::warn!("an unknown control word is passed over"),
             }
         }

@@ -1,6 +1,6 @@
 //! What can go wrong between an agent and the server.
 
-use domain::Problem;
+use domain::{AgentId, Problem};
 
 /// Why an agent cannot go on, or a message got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,14 @@ pub enum Error {
         what: String,
         /// What the decoder said.
         reason: String,
+    },
+    /// Another process speaks for this agent, and answers.
+    #[error("an agent named {name} is running already ({id}); stop it first or take another name")]
+    Running {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: AgentId,
     },
     /// The server said no, and why.
     #[error("{what} was refused: {}: {}", problem.title, problem.detail)]

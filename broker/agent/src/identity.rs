@@ -18,8 +18,11 @@ pub fn agent_id(tenant: &TenantId, name: &str, generation: u32) -> AgentId {
 
 /// The id of an agent's command about a task under one lease, so that a repeat is known
 /// as one. `nth` tells the extensions of a lease apart.
-pub fn command_id(task: TaskId, lease_token: u64, verb: &str, nth: u64) -> Uuid {
-    Uuid::new_v5(&task.0, format!("{lease_token}\n{verb}\n{nth}").as_bytes())
+///
+/// `run` is of this process alone: were two processes to speak for one agent, each would
+/// take the answer to the other's `start` for its own and both would do the work.
+pub fn command_id(run: Uuid, task: TaskId, lease_token: u64, verb: &str, nth: u64) -> Uuid {
+    Uuid::new_v5(&task.0, format!("{run}\n{lease_token}\n{verb}\n{nth}").as_bytes())
 }
 
 #[cfg(test)]
@@ -42,14 +45,16 @@ mod tests {
     }
 
     #[test]
-    fn a_commands_id_depends_on_task_lease_verb_and_turn() {
-        let id = command_id(TaskId::nth(1), 1, "complete", 0);
-        assert_eq!(id, command_id(TaskId::nth(1), 1, "complete", 0));
+    fn a_commands_id_depends_on_run_task_lease_verb_and_turn() {
+        let run = Uuid::from_u128(1);
+        let id = command_id(run, TaskId::nth(1), 1, "complete", 0);
+        assert_eq!(id, command_id(run, TaskId::nth(1), 1, "complete", 0));
         for other in [
-            command_id(TaskId::nth(2), 1, "complete", 0),
-            command_id(TaskId::nth(1), 2, "complete", 0),
-            command_id(TaskId::nth(1), 1, "fail", 0),
-            command_id(TaskId::nth(1), 1, "complete", 1),
+            command_id(Uuid::from_u128(2), TaskId::nth(1), 1, "complete", 0),
+            command_id(run, TaskId::nth(2), 1, "complete", 0),
+            command_id(run, TaskId::nth(1), 2, "complete", 0),
+            command_id(run, TaskId::nth(1), 1, "fail", 0),
+            command_id(run, TaskId::nth(1), 1, "complete", 1),
         ] {
             assert_ne!(id, other);
         }

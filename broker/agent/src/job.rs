@@ -9,6 +9,7 @@ use domain::{Json, Outcome, Problem, Status, StreamType};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::control::{Control, Phase};
 use crate::identity::command_id;
@@ -18,6 +19,8 @@ use crate::wire::{Ask, Wire};
 use crate::work::Work;
 use crate::{Error, Handler, Verdict};
 
+/// The command that begins the work.
+const START: &str = "start";
 /// How long the beginning is announced for; without an answer somebody else may begin.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the answer is offered for: outlasts a restart and a database's recovery.
@@ -35,6 +38,8 @@ pub(crate) struct Shop<H> {
     pub logs: Logs,
     pub notices: Notices,
     pub progress_seq: Arc<AtomicU64>,
+    /// Of this process: its commands are nobody else's.
+    pub run: Uuid,
 }
 
 /// What the server's answer means for the work.
@@ -72,7 +77,7 @@ impl<H: Handler> Shop<H> {
         let task = Arc::new(assignment);
         let begin = Instant::now();
         match self
-            .tell(&task, "start", 0, &StartTask { lease_token: task.lease.token }, START_PATIENCE)
+            .tell(&task, START, 0, &StartTask { lease_token: task.lease.token }, START_PATIENCE)
             .await
         {
             Ok(Word::Yes) => {}
@@ -217,12 +222,21 @@ impl<H: Handler> Shop<H> {
             kind: StreamType::Task,
             id: task.task_id.0,
             command,
-            command_id: command_id(task.task_id, task.lease.token, command, nth),
+            command_id: command_id(self.run, task.task_id, task.lease.token, command, nth),
             body,
             traceparent: task.traceparent.as_deref(),
             patience,
         };
-        self.wire.ask(&ask).await.map(|outcome| word(&outcome))
+        let outcome = self.wire.ask(&ask).await?;
+        // Somebody else has begun under our lease: another process of this name, or we in
+        // an earlier life. Whoever begins a second time changes nothing.
+        if command == START && outcome.decision().events.is_empty() {
+            return Ok(match word(&outcome) {
+                Word::Yes | Word::Lost => Word::Lost,
+                invalid @ Word::Invalid(_) => invalid,
+            });
+        }
+        Ok(word(&outcome))
     }
 
     fn noted(&self, task: &Assignment, how: &'static str, begin: Instant, detail: Option<&str>) {

@@ -18,6 +18,8 @@ use crate::options::Options;
 const ONE_TRY: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long an agent of the same name may take to say that it is there.
+const TWIN_WAIT: Duration = Duration::from_secs(1);
 /// On top of what a claim waits for.
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
 
@@ -109,6 +111,19 @@ impl Wire {
         {
             let _ = self.nats.publish(self.own(kind), bytes.into()).await;
         }
+    }
+
+    /// Whether another process runs this agent and is well enough to answer: an empty
+    /// control word is a question. Nobody's answer says so at once; one who hangs is not
+    /// waited for.
+    pub(crate) async fn is_answered(&self) -> bool {
+        let ask = Request::new().payload(Default::default()).timeout(Some(TWIN_WAIT));
+        self.nats.send_request(self.own("control"), ask).await.is_ok()
+    }
+
+    /// Answers such a question.
+    pub(crate) async fn answer(&self, asker: async_nats::Subject) {
+        let _ = self.nats.publish(asker, Default::default()).await;
     }
 
     /// Lets what was said reach the server before the process ends.

@@ -28,27 +28,36 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<bool>>>>;
 
 /// Asks whether anybody listens; works while [`Interest::run`] does.
 #[derive(Debug)]
-pub(super) struct Interest {
+pub(crate) struct Interest {
     client: Client,
     inbox: String,
     next: AtomicU64,
     waiting: Waiting,
+    /// Set once the answers are subscribed to: what is asked before would never be answered.
+    ready: CancellationToken,
 }
 
 impl Interest {
-    pub(super) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         let inbox = client.new_inbox();
-        Self { client, inbox, next: AtomicU64::new(0), waiting: Arc::default() }
+        Self {
+            client,
+            inbox,
+            next: AtomicU64::new(0),
+            waiting: Arc::default(),
+            ready: CancellationToken::new(),
+        }
     }
 
     /// Hands the server's answers to those who wait, until cancelled.
-    pub(super) async fn run(&self, cancel: CancellationToken) {
+    pub(crate) async fn run(&self, cancel: CancellationToken) {
         while !cancel.is_cancelled() {
             let subscribed = self.client.subscribe(format!("{}.*", self.inbox)).await;
             let Ok(mut answers) = subscribed else {
                 let _ = timeout(PAUSE, cancel.cancelled()).await;
                 continue;
             };
+            self.ready.cancel();
             loop {
                 let message = tokio::select! {
                     () = cancel.cancelled() => return,
@@ -67,7 +76,7 @@ impl Interest {
     }
 
     /// Publishes; true when somebody listened.
-    pub(super) async fn ask(&self, subject: String, headers: HeaderMap, body: Bytes) -> bool {
+    pub(crate) async fn ask(&self, subject: String, headers: HeaderMap, body: Bytes) -> bool {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let (waiter, answer) = oneshot::channel();
         self.waiting.lock().insert(token, waiter);
@@ -75,6 +84,7 @@ impl Interest {
         let _forget = Forget { waiting: &self.waiting, token };
         let reply = format!("{}.{token}", self.inbox);
         let asked = async {
+            self.ready.cancelled().await;
             let client = &self.client;
             client
                 .publish_with_reply_and_headers(subject, reply.clone(), headers, body)

@@ -3,7 +3,7 @@
 //! Invariant 12: nothing here is an event. What a heartbeat changes, others decide.
 
 mod heartbeat;
-mod interest;
+pub(crate) mod interest;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Message};
+use async_nats::{Client, HeaderMap, Message};
 use commands::Claims;
 use domain::macros::Body;
 use domain::task::{Assignment, ClaimTasks};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{DRAIN, RETRY_AFTER, TenantCheck, intake, requests};
+use crate::agents::interest::Interest;
 use crate::envelope::command_body;
 use crate::streams::MAX_BODY;
 use crate::subject::{self, ClaimSubject, Subject};
@@ -69,6 +70,13 @@ pub async fn serve_claims(
     cancel: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
+    let interest = Arc::new(Interest::new(client.clone()));
+    // Outlives the claims: their last answers want it too.
+    let asking = CancellationToken::new();
+    let answers = tokio::spawn({
+        let (interest, asking) = (interest.clone(), asking.clone());
+        async move { interest.run(asking).await }
+    });
     let places = Arc::new(Semaphore::new(MAX_WAITING));
     while !cancel.is_cancelled() {
         let subjects = [subject::ALL_CLAIMS, subject::ALL_AGENT_CLAIMS];
@@ -87,14 +95,24 @@ pub async fn serve_claims(
             };
             let place = places.clone().try_acquire_owned().ok();
             let (client, claims, tenants) = (client.clone(), claims.clone(), tenants.clone());
+            let interest = interest.clone();
             let work = async move {
                 let answer = match &place {
                     Some(_) => serve(claims.as_ref(), &tenants, &message).await,
                     None => ClaimReply::refused(full()),
                 };
                 let body = serde_json::to_vec(&answer).unwrap_or_default();
-                if let Err(error) = client.publish(reply, body.into()).await {
-                    tracing::debug!(%error, "the answer to a claim was not sent");
+                if answer.tasks.is_empty() {
+                    if let Err(error) = client.publish(reply, body.into()).await {
+                        tracing::debug!(%error, "the answer to a claim was not sent");
+                    }
+                    return;
+                }
+                // A claimant that was killed while it waited must not hold its tasks until
+                // their leases end.
+                if !interest.ask(reply.to_string(), HeaderMap::new(), body.into()).await {
+                    tracing::debug!(tasks = answer.tasks.len(), "a claimant has gone");
+                    claims.unheard(answer.tasks).await;
                 }
             };
             tasks.spawn(work);
@@ -103,6 +121,8 @@ pub async fn serve_claims(
     tasks.close();
     // What still waits after this has no tasks yet; its agent asks again.
     let _ = timeout(DRAIN, tasks.wait()).await;
+    asking.cancel();
+    let _ = answers.await;
 }
 
 async fn serve(claims: &dyn Claims, tenants: &TenantCheck, message: &Message) -> ClaimReply {

@@ -176,7 +176,11 @@ impl Job {
             )));
         }
         let tenant = self.tenant.clone();
+        // The caller named no id for what is to be made: it may repeat its request without
+        // asking for an operation, and that is the same command.
+        let named = (!command.creates()).then_some(spec.id);
         let command = CommandEnvelope {
+            fingerprint: CommandEnvelope::fingerprint_of(&command, named),
             correlation_id: Some(self.correlation.unwrap_or(self.id)),
             causation_position: Some(self.position),
             trace: self.trace.as_deref().map(Into::into),

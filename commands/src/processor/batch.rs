@@ -9,22 +9,15 @@ use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
     Status, TenantId, Timestamp, event_id,
 };
-use store::{Append, CommandRecord, NewEvent, NewResult, Rehydrated, Snapshot, StreamKey, Written};
+use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
 use uuid::Uuid;
 
 use super::Pending;
+use super::lookup::Known;
 use crate::command::CommandEnvelope;
 
 /// A command id within its tenant.
 pub(super) type CommandKey = (Uuid, TenantId);
-
-/// What the log said about a batch's commands before they are decided.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub results: HashMap<CommandKey, CommandRecord>,
-    pub loaded: Rehydrated,
-    pub owners: HashMap<(TenantId, Claim), Uuid>,
-}
 
 /// A decided command that waits for its commit.
 #[derive(Debug)]
@@ -95,11 +88,10 @@ impl Decider {
 
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
         for pending in commands {
-            let key = (pending.command.tenant.clone(), pending.command.stream_id);
-            let id = (pending.command.command_id, pending.command.tenant.clone());
+            let (key, id) = (pending.stream_key(), pending.command_key());
             if let Some(record) = self.known.results.get(&id) {
                 let mut outcome = repeat(&pending.command, record);
-                if pending.failures > 0 && outcome.original.is_some() {
+                if pending.failed && outcome.original.is_some() {
                     // Its own flush, whose answer was lost after the commit: no repeat.
                     outcome = outcome.decision().clone();
                 }
@@ -282,4 +274,9 @@ pub(super) fn mismatch(command: &CommandEnvelope, position: u64) -> Outcome {
         position,
         ..Outcome::undecided(Status::Refused, command.command_id, command.stream_id, problem)
     }
+}
+
+/// Whether an outcome is that of [`mismatch`].
+pub(super) fn is_mismatch(outcome: &Outcome) -> bool {
+    outcome.problem.as_ref().and_then(Problem::code) == Some(Code::IdempotencyMismatch)
 }

@@ -3,18 +3,20 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domain::{Claim, Code, Outcome, Problem, Status, TenantId};
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesOrdered;
 use lru::LruCache;
-use store::{Append, CommandRecord, Feed, Log, NewEvent, Snapshot, StoreError, StreamKey, Writer, Written};
+use store::{Append, Feed, Log, NewEvent, Snapshot, StoreError, StreamKey, Writer, Written};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, CommandKey, Decided, Decider, Known, is_mismatch, mismatch};
+use super::batch::{Batch, CommandKey, Decided, Decider, is_mismatch, mismatch};
+use super::lookup::{Known, Questions};
 use super::{Pending, ProcessorConfig, Stats};
 use crate::clock::Clock;
 
@@ -119,14 +121,14 @@ impl Engine {
     ) -> Ended {
         let lease_lost = "the processor's lease went to another process; send it again";
         let mut arrived = Vec::new();
-        let mut draining = false;
-        let mut deadline = Box::pin(tokio::time::sleep(DRAIN));
+        let mut deadline = None;
         loop {
             if lost.is_cancelled() {
                 self.give_up(arrived, lease_lost);
                 return Ended::LeaseLost;
             }
             self.start_lookup(&mut arrived);
+            let draining = deadline.is_some();
             let idle = self.lookup.is_none() && self.flights.is_empty();
             if draining && idle && arrived.is_empty() && self.nothing_waits() {
                 return Ended::Drained;
@@ -155,7 +157,9 @@ impl Engine {
                 count = queue.recv_many(&mut arrived, self.config.batch_commands),
                     if room && !draining && self.flights.len() < self.config.in_flight =>
                 {
-                    draining |= count == 0;
+                    if count == 0 {
+                        deadline = Some(Instant::now() + DRAIN);
+                    }
                 }
                 () = drain.cancelled(), if !draining => {
                     // What is in the queue was accepted for decision: it is still decided.
@@ -163,10 +167,9 @@ impl Engine {
                     while let Ok(pending) = queue.try_recv() {
                         arrived.push(pending);
                     }
-                    draining = true;
-                    deadline.as_mut().reset(tokio::time::Instant::now() + DRAIN);
+                    deadline = Some(Instant::now() + DRAIN);
                 }
-                () = deadline.as_mut(), if draining => {
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if draining => {
                     self.give_up(arrived, "the processor stopped before its turn; send it again");
                     return Ended::Drained;
                 }
@@ -208,7 +211,7 @@ impl Engine {
             pause = self.pause;
             let retry = self.retries.pop_front().unwrap_or_default();
             for pending in &retry {
-                self.under_way.entry(command_key(pending)).or_default();
+                self.under_way.entry(pending.command_key()).or_default();
             }
             retry
         } else if self.flights.len() < self.config.in_flight {
@@ -220,28 +223,17 @@ impl Engine {
             return;
         }
 
-        let mut ids = Vec::new();
         let mut live = HashMap::new();
-        let mut streams = HashSet::new();
-        let mut claims = Vec::new();
+        let mut questions = Questions::default();
         for pending in &commands {
-            let command = &pending.command;
-            if !command.fresh || pending.failed {
-                ids.push((command.command_id, command.tenant.clone()));
-            }
-            let key = stream_key(pending);
+            let key = pending.stream_key();
             // Taken out now: until the decision it could be evicted, and an absent stream
             // that nobody looked up would count as new.
             if let Some(stream) = self.cache.pop(&key) {
                 live.insert(key, stream);
-            } else if !live.contains_key(&key) && (!command.new_stream || pending.failed) {
-                streams.insert(key);
             }
-            if let Some(claim) = command.command.claim() {
-                claims.push((command.tenant.clone(), claim));
-            }
+            questions.add(pending, &live);
         }
-        let streams: Vec<StreamKey> = streams.into_iter().collect();
         let (log, writer) = (self.log.clone(), self.writer.clone());
         let lookup = async move {
             if !pause.is_zero() {
@@ -253,19 +245,7 @@ impl Engine {
                     None => log.writer().await.map(Arc::new),
                 }
             };
-            let found = tokio::try_join!(
-                log.results(&ids),
-                log.rehydrate(&streams),
-                log.owners(&claims),
-                connected
-            );
-            let found = found.map(|(results, loaded, owners, writer)| {
-                let by_id = |record: CommandRecord| {
-                    ((record.command_id, record.tenant.clone()), record)
-                };
-                let results = results.into_iter().map(by_id).collect();
-                (Known { results, loaded, owners }, writer)
-            });
+            let found = tokio::try_join!(questions.ask(&log), connected);
             Looked { commands, live, found }
         };
         self.lookup = Some(lookup.boxed());
@@ -278,8 +258,8 @@ impl Engine {
         let mut bytes = 0;
         let waiting: Vec<Pending> = self.parked.drain(..).chain(arrived.drain(..)).collect();
         for pending in waiting {
-            let id = command_key(&pending);
-            let key = stream_key(&pending);
+            let id = pending.command_key();
+            let key = pending.stream_key();
             let claim = pending.command.command.claim();
             let claim_busy = claim.is_some_and(|claim| {
                 self.busy_claims.contains(&(pending.command.tenant.clone(), claim))
@@ -309,8 +289,7 @@ impl Engine {
         match found {
             Ok((known, writer)) => {
                 self.writer = Some(writer.clone());
-                let decider =
-                    Decider::new(known, live, self.clock.now(), self.config.stream_limit);
+                let decider = Decider::new(known, live, self.clock.now(), self.config.stream_limit);
                 let batch = decider.decide(commands);
                 self.launch(batch, writer);
             }
@@ -409,7 +388,7 @@ impl Engine {
         let blame = !error.is_transient();
         for pending in &mut commands {
             // The repeats that waited for it keep waiting: `under_way` stays as it is.
-            self.cache.pop(&stream_key(pending));
+            self.cache.pop(&pending.stream_key());
             pending.failed = true;
             pending.blamed += u32::from(blame);
         }
@@ -444,7 +423,7 @@ impl Engine {
     }
 
     fn repeats_of(&mut self, pending: &Pending) -> Vec<Pending> {
-        let repeats = self.under_way.remove(&command_key(pending)).unwrap_or_default();
+        let repeats = self.under_way.remove(&pending.command_key()).unwrap_or_default();
         self.repeats -= repeats.len();
         repeats
     }
@@ -467,10 +446,14 @@ impl Engine {
                     continue;
                 }
             };
-            self.stats.ended(answer.status);
-            repeat.answer(answer);
+            self.end(repeat, answer);
         }
+        self.end(pending, outcome);
+    }
+
+    fn end(&self, pending: Pending, outcome: Outcome) {
         self.stats.ended(outcome.status);
+        pending.log(&outcome);
         pending.answer(outcome);
     }
 
@@ -502,12 +485,4 @@ impl Engine {
 fn claims_of(append: &Append) -> impl Iterator<Item = (TenantId, Claim)> {
     let all = append.taken.iter().chain(&append.freed);
     all.map(|(tenant, claim, _)| (tenant.clone(), claim.clone())).collect::<Vec<_>>().into_iter()
-}
-
-fn stream_key(pending: &Pending) -> StreamKey {
-    (pending.command.tenant.clone(), pending.command.stream_id)
-}
-
-fn command_key(pending: &Pending) -> CommandKey {
-    (pending.command.command_id, pending.command.tenant.clone())
 }

@@ -7,16 +7,19 @@
 
 mod batch;
 mod engine;
+mod lookup;
 mod role;
 mod stats;
 
 use std::sync::Arc;
 
 use domain::{Code, Outcome, Problem, Status};
+use store::StreamKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::claims::Boxed;
 use crate::command::{CommandEnvelope, Executor};
+use batch::CommandKey;
 pub use role::{ProcessorRole, processor};
 pub use stats::{LATENCY_BOUNDS_US, Stats, StatsSnapshot};
 
@@ -65,6 +68,14 @@ struct Pending {
 }
 
 impl Pending {
+    fn stream_key(&self) -> StreamKey {
+        (self.command.tenant.clone(), self.command.stream_id)
+    }
+
+    fn command_key(&self) -> CommandKey {
+        (self.command.command_id, self.command.tenant.clone())
+    }
+
     fn answer(self, outcome: Outcome) {
         // The caller may have gone; the outcome stands all the same.
         let _ = self.reply.send(outcome);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use store::{Feed, Lease, Leases, Log, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::engine::{Ended, Engine};
 use super::{Pending, Processor, ProcessorConfig, Stats};
@@ -70,12 +71,24 @@ impl ProcessorRole {
             self.clock.set(lease.given_at);
             match self.lead(&lease, &cancel).await {
                 Ok(Ended::Drained) => break,
-                Ok(Ended::LeaseLost) => tracing::warn!("the processor's lease was lost"),
-                Err(error) => tracing::warn!(%error, "the processor could not begin"),
+                Ok(Ended::LeaseLost) => {
+                    self.active.send_replace(false);
+                    tracing::warn!("the processor's lease was lost");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the processor could not begin");
+                    self.give_back(&lease).await;
+                    self.stand_by(&cancel).await;
+                }
             }
-            self.active.send_replace(false);
         }
+    }
+
+    async fn give_back(&self, lease: &Lease) {
         self.active.send_replace(false);
+        if let Err(error) = self.leases.release(lease).await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
     }
 
     async fn stand_by(&mut self, cancel: &CancellationToken) {
@@ -106,19 +119,13 @@ impl ProcessorRole {
         self.active.send_replace(true);
 
         let lost = CancellationToken::new();
-        let renewal = tokio::spawn(renew(
-            self.leases.clone(),
-            lease.clone(),
-            self.clock.clone(),
-            lost.clone(),
-        ));
+        let renewal = renew(self.leases.clone(), lease.clone(), self.clock.clone(), lost.clone());
+        // Ends with the engine even if that panics: nobody may hold the lease and not decide.
+        let renewal = AbortOnDropHandle::new(tokio::spawn(renewal));
         let ended = engine.run(&mut self.queue, cancel, &lost).await;
-        renewal.abort();
+        drop(renewal);
         if ended == Ended::Drained {
-            self.active.send_replace(false);
-            if let Err(error) = self.leases.release(lease).await {
-                tracing::debug!(%error, "the lease runs out by itself");
-            }
+            self.give_back(lease).await;
         }
         Ok(ended)
     }

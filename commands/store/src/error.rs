@@ -41,13 +41,14 @@ impl StoreError {
     }
 
     /// Whether the server or the way to it failed, not the content: the same append may
-    /// pass later. (Classes 08 connection, 40 rollback, 53 resources, 55 locks, 57
-    /// intervention; PostgreSQL manual, appendix A.)
+    /// pass later, be it after somebody repaired something. To blame are classes 22 (data),
+    /// 23 (integrity), 54 (limits) and XX (a page that cannot be read); PostgreSQL manual,
+    /// appendix A.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database(error) => error.as_db_error().is_none_or(|db| {
-                let code = db.code().code();
-                ["08", "40", "53", "55", "57"].iter().any(|class| code.starts_with(class))
+            Self::Database(error) => error.code().is_none_or(|state| {
+                let code = state.code();
+                !["22", "23", "54", "XX"].iter().any(|class| code.starts_with(class))
             }),
             Self::Pool(_) => true,
             Self::LeaseLost | Self::Hole { .. } | Self::Row { .. } | Self::Unfit(_) => false,

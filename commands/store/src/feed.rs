@@ -42,6 +42,12 @@ impl Feed {
         *self.0.head.borrow()
     }
 
+    /// Whether this process wrote the end of the log, and did not just hear of it.
+    pub fn wrote_head(&self) -> bool {
+        let newest = self.0.recent.read().events.back().map(|event| event.position);
+        newest == Some(self.head())
+    }
+
     /// Wakes whenever the head grows.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.head.subscribe()
@@ -90,7 +96,7 @@ impl Feed {
     pub fn after(&self, position: u64, limit: usize) -> Option<Vec<Arc<Recorded>>> {
         let recent = self.0.recent.read();
         let first = recent.events.front()?.position;
-        let skip = (position + 1).checked_sub(first)?;
+        let skip = position.checked_add(1)?.checked_sub(first)?;
         let skip = usize::try_from(skip).ok().filter(|skip| *skip < recent.events.len())?;
         Some(recent.events.iter().skip(skip).take(limit).cloned().collect())
     }

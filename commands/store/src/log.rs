@@ -128,7 +128,9 @@ impl Log {
             "SELECT {RECORDED_COLUMNS} FROM events e WHERE e.position > $1 \
              ORDER BY e.position LIMIT $2"
         );
-        let events = self.select(&sql, &[&(after as i64), &(limit as i64)]).await?;
+        // Somebody's cursor from outside may lie behind all that can ever be.
+        let Ok(from) = i64::try_from(after) else { return Ok(Vec::new()) };
+        let events = self.select(&sql, &[&from, &(limit as i64)]).await?;
         for (expected, event) in (after + 1..).zip(&events) {
             if event.position != expected {
                 let found = event.position;
@@ -193,10 +195,14 @@ impl Log {
             ))
             .await?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&tenants, &ids, &FOLD];
-        let (snapshots, events) = tokio::try_join!(
-            client.query(&snapshots, &parameters),
-            client.query(&events, &parameters)
+        // The events first: a snapshot that is written in between can then only be newer,
+        // which shows below; the other way round a stream could end at an old one unnoticed.
+        let (events, snapshots) = tokio::try_join!(
+            biased;
+            client.query(&events, &parameters),
+            client.query(&snapshots, &parameters)
         )?;
+        drop(client);
 
         let mut found = Rehydrated::default();
         for row in &snapshots {

@@ -40,7 +40,7 @@ pub(crate) async fn connect_alone(url: &str) -> Result<Client, StoreError> {
     Ok(client)
 }
 
-fn configured(url: &str) -> Result<tokio_postgres::Config, StoreError> {
+pub(crate) fn configured(url: &str) -> Result<tokio_postgres::Config, StoreError> {
     // The parser's message may repeat the password: it must not reach a log.
     let mut config: tokio_postgres::Config = url.parse().map_err(|_| {
         StoreError::Unfit(
@@ -52,7 +52,11 @@ fn configured(url: &str) -> Result<tokio_postgres::Config, StoreError> {
     config
         .application_name("taffrail")
         .connect_timeout(Duration::from_secs(5))
-        .keepalives_idle(Duration::from_secs(10));
+        // A server whose machine is gone is noticed within half a minute.
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(25));
     Ok(config)
 }
 
@@ -86,6 +90,36 @@ pub async fn check_server(client: &Client) -> Result<(), StoreError> {
         return Err(StoreError::Unfit(format!(
             "synchronous_commit is `{commit}` for this role: an answer could come before the \
              flush. Remove the setting (ALTER ROLE … RESET synchronous_commit) and start again"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that a connection sees no tenant's rows unless it names the tenant (reliability
+/// D57): what the gateway's queries rest on. The canary is the log's first event.
+///
+/// # Errors
+/// When the role passes over row-level security, or a table lacks it.
+pub async fn check_tenant_wall(client: &Client) -> Result<(), StoreError> {
+    let row = client
+        .query_one(
+            "SELECT current_user::text, pg_has_role('taffrail_service', 'MEMBER'),
+                    EXISTS (SELECT FROM events WHERE position = 1),
+                    ARRAY(SELECT c.oid::regclass::text FROM pg_class c
+                          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant'
+                          WHERE c.relkind IN ('r', 'p') AND c.relname <> 'api_tokens'
+                            AND has_table_privilege(c.oid, 'SELECT')
+                            AND NOT row_security_active(c.oid))",
+            &[],
+        )
+        .await?;
+    let (role, is_service, sees): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    let open: Vec<String> = row.get(3);
+    if is_service || sees || !open.is_empty() {
+        return Err(StoreError::Unfit(format!(
+            "the gateway's database role `{role}` reads rows of every tenant (tables without \
+             row-level security for it: {open:?}). Give the gateway the database's owner or \
+             taffrail_gateway as its address, and run `taffrail migrate`"
         )));
     }
     Ok(())

@@ -2,14 +2,17 @@
 //!
 //! The notification is a statement of its own, behind the append and coalesced, because
 //! a NOTIFY inside the append would hold PostgreSQL's cluster-wide lock through the flush.
+//! It has a commit record of its own, which may stay unflushed.
 
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio_postgres::{AsyncMessage, NoTls};
 
+use crate::server::configured;
 use crate::{Feed, Log, StoreError};
 
+const NOTIFY: &str = "SELECT pg_notify($1, $2) FROM set_config('synchronous_commit', 'off', true)";
 const CHANNEL: &str = "taffrail_head";
 /// At most so often; what comes in between is told together.
 const PACE: Duration = Duration::from_millis(5);
@@ -19,9 +22,13 @@ pub async fn notify(log: Log, feed: Feed) {
     let mut head = feed.watch();
     while head.changed().await.is_ok() {
         let position = head.borrow_and_update().to_string();
+        if !feed.wrote_head() {
+            // Heard from another process: an echo would go round and round.
+            continue;
+        }
         let told: Result<(), StoreError> = async {
             let client = log.pool().get().await?;
-            let sql = client.prepare_cached("SELECT pg_notify($1, $2)").await?;
+            let sql = client.prepare_cached(NOTIFY).await?;
             client.execute(&sql, &[&CHANNEL, &position]).await?;
             Ok(())
         }
@@ -44,7 +51,7 @@ pub async fn listen(url: String, feed: Feed) {
 }
 
 async fn listen_once(url: &str, feed: &Feed) -> Result<(), StoreError> {
-    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await?;
+    let (client, mut connection) = configured(url)?.connect(NoTls).await?;
     let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
     let told = async {
         while let Some(message) = messages.next().await {

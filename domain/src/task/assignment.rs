@@ -86,7 +86,6 @@ pub struct Assignment {
     /// The queue it came from.
     pub queue: String,
     /// Its urgency.
-    #[schema(inline)]
     pub priority: Priority,
     /// The input of the work.
     pub payload: Json,

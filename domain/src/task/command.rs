@@ -122,7 +122,6 @@ pub struct SubmitTask {
     pub payload: Json,
     /// Its urgency.
     #[serde(default)]
-    #[schema(inline)]
     pub priority: Priority,
     /// What an agent must be able to do.
     #[serde(default)]

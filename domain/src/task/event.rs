@@ -71,7 +71,6 @@ pub struct TaskSubmitted {
     pub kind: String,
     pub queue: String,
     pub payload: Json,
-    #[schema(inline)]
     pub priority: Priority,
     pub capabilities: Vec<String>,
     pub labels: Labels,

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::app::{App, Heartbeats};
 use crate::auth::Caller;
 use crate::body::JsonBytes;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::openapi::Refused;
 use crate::query::{Id, NoParams, Params};
 
@@ -65,7 +65,14 @@ pub async fn beat(
         let fault = FieldError::new("/load", "out_of_range", "`load` must not be negative");
         return Err(Problem::invalid(vec![fault]).into());
     }
-    let answer = app.doors.heartbeats.beat(caller.tenant, AgentId(id), Json::of(&said)).await?;
+    let (tenant, agent) = (caller.tenant, AgentId(id));
+    let answer = app.doors.heartbeats.beat(tenant.clone(), agent, Json::of(&said)).await?;
+    // Whoever watches the agents wants nothing of one that it doesn't know: it may be new
+    // there, or be nowhere.
+    let knows = answer.read::<HeartbeatAnswer>().is_ok_and(|a| a.desired_state.is_some());
+    if !knows && app.doors.queries.agent(&tenant, agent, PATIENCE).await?.value.is_none() {
+        return Err(ApiError::not_found("agent"));
+    }
     Ok(Answer(answer).into_response())
 }
 

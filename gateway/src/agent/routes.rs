@@ -24,6 +24,9 @@ const AGENT: StreamType = StreamType::Agent;
 /// The models behind an agent: the tasks it holds are read from the tasks.
 const MODELS: &[Model] = &[Model::Agents, Model::Tasks];
 
+/// Commands that have a route of their own.
+pub(crate) const NOT_HERE: &[&str] = &["register"];
+
 /// The commands that a node or the agent itself carries out: answered 202 at once.
 pub(crate) const LONG: &[&str] =
     &["deploy", "drain", "hibernate", "wake", "restart", "retire", "force_stop"];
@@ -137,7 +140,7 @@ pub async fn update_agent(
 #[utoipa::path(post, path = "/agents/{id}/{command}", tag = "agents", params(
     ("id" = AgentId, Path),
     ("command" = String, Path, description = "The command's name"),
-), request_body(content = Reason, description = "The command's fields; see AsyncAPI for each"), responses(
+), request_body(content = Reason, description = "The command's fields"), responses(
     (status = 200, description = "Done", body = Changed),
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),
@@ -149,10 +152,10 @@ pub async fn command_agent(
     body: JsonBytes,
 ) -> ApiResult {
     let target = Target::Known(id(&agent)?);
-    let command = parse(AGENT, &name, &body.0)?;
-    if crate::batch::creates(&command) {
+    if NOT_HERE.contains(&&*name) {
         return Err(not_here(AGENT, &name, "agents register by POST /v1/agents"));
     }
+    let command = parse(AGENT, &name, &body.0)?;
     if LONG.contains(&command.name()) {
         return accept_command(&app, &call, target, command).await;
     }

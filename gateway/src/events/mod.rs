@@ -12,8 +12,8 @@ mod stream;
 mod ws;
 
 pub(crate) use filter::StreamFilter;
-pub(crate) use page::cloud_events;
 pub use page::{__path_list_events, EventList, list_events};
+pub(crate) use page::{at_least, cloud_events};
 pub use sse::{__path_stream_events, stream_events};
 pub(crate) use sse::{answer as sse_answer, event_stream};
 pub(crate) use stream::{Live, Next};

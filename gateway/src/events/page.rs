@@ -57,10 +57,7 @@ pub async fn list_events(
     let limit = limit(params.limit)? as usize;
     let after = params::position("after", params.after.as_deref())?.unwrap_or_default();
     // The log itself is read: what stands in it is visible at once.
-    let head = app.doors.reader.feed.head();
-    if let Some(wanted) = fresh.min_position.filter(|wanted| *wanted > head) {
-        at_least(&app, wanted, fresh).await?;
-    }
+    at_least(&app, fresh).await?;
     let mut filter = EventFilter {
         stream: params::id("stream", params.stream.as_deref())?,
         actor: params::text("actor", params.actor)?,
@@ -83,8 +80,9 @@ pub async fn list_events(
     Ok(view::with_position(Json(List { items, next, position }), position, page.lag_ms))
 }
 
-/// Waits until the log has come to a position.
-async fn at_least(app: &App, wanted: u64, fresh: Fresh) -> ApiResult<()> {
+/// Waits until the log has come to the position that the caller demands.
+pub(crate) async fn at_least(app: &App, fresh: Fresh) -> ApiResult<()> {
+    let Some(wanted) = fresh.min_position else { return Ok(()) };
     let mut head = app.doors.reader.feed.watch();
     let reached = tokio::time::timeout(fresh.wait, head.wait_for(|head| *head >= wanted)).await;
     if reached.is_ok() {

@@ -17,6 +17,8 @@ use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_util::sync::CancellationToken;
 
 use super::cursor;
@@ -111,10 +113,13 @@ struct Session {
     caller: Caller,
     trace: Trace,
     slot: Arc<StreamSlot>,
+    /// How far the peer has acknowledged the present subscription.
     acked: watch::Sender<u64>,
     commands: Arc<Semaphore>,
     /// Ends the present subscription.
     subscription: CancellationToken,
+    /// Hands the present subscription's events over.
+    pushing: Option<JoinHandle<()>>,
     faults: u32,
 }
 
@@ -128,6 +133,7 @@ impl Session {
             acked: watch::Sender::new(0),
             commands: Arc::new(Semaphore::new(COMMANDS)),
             subscription: CancellationToken::new(),
+            pushing: None,
             faults: 0,
         }
     }
@@ -143,6 +149,8 @@ impl Session {
                     break;
                 }
             }
+            // Answers the peer's close, where it sent one (RFC 6455, 5.5.1).
+            let _ = sink.close().await;
         });
         let closing = self.app.closing.clone();
         let mut ping = tokio::time::interval(KEEP_ALIVE);
@@ -171,7 +179,8 @@ impl Session {
                     Err(Problem::new(Code::InvalidBody, "messages are JSON in text frames"))
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break None,
+                Some(Ok(Message::Close(_))) | None => break None,
+                Some(Err(error)) => break breach(error),
             };
             if let Err(problem) = answer {
                 self.faults += 1;
@@ -239,23 +248,42 @@ impl Session {
         };
         let place = cursor::of_request(&HeaderMap::new(), place.as_deref())?;
         let live = Live::open(&self.app, &self.caller, self.slot.clone(), filter, place).await?;
+        // The old subscription says nothing more once the new one is answered.
         self.subscription.cancel();
+        if let Some(pushing) = self.pushing.take() {
+            let _ = pushing.await;
+        }
         self.subscription = CancellationToken::new();
         let (after, epoch) = (live.start.after, live.start.epoch);
         let word = if live.start.reset { "reset" } else { "subscribed" };
         let text = json!({ word: { "position": after, "epoch": epoch } }).to_string();
-        self.acked.send_replace(after);
+        self.acked = watch::Sender::new(after);
         let push = push(live, text, outbox.clone(), self.acked.subscribe(), wanted.window);
         let ended = self.subscription.clone();
-        tokio::spawn(async move {
+        self.pushing = Some(tokio::spawn(async move {
             // Nothing that is cut short here holds a query; see `Live::next`.
             tokio::select! {
+                biased;
                 () = ended.cancelled() => {}
                 () = push => {}
             }
-        });
+        }));
         Ok(())
     }
+}
+
+/// How the connection of a peer is closed that broke the protocol (RFC 6455, 7.4.1);
+/// nothing can be said to one that is gone.
+fn breach(error: axum::Error) -> Option<(u16, &'static str)> {
+    let error = error.into_inner();
+    let breach = error.downcast_ref::<WsError>()?;
+    if matches!(breach, WsError::Protocol(_)) {
+        return Some((1002, "the frame breaks the protocol"));
+    }
+    if matches!(breach, WsError::Utf8(_)) {
+        return Some((1007, "text is UTF-8"));
+    }
+    matches!(breach, WsError::Capacity(_)).then_some((1009, "a message may have at most 1 MiB"))
 }
 
 /// Hands a subscription's events over, at the pace of the peer.

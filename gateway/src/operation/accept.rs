@@ -39,7 +39,6 @@ pub struct AcceptedBody {
     /// The operation; `GET /v1/operations/{id}` tells how far it is.
     pub operation_id: Uuid,
     /// What it works on.
-    #[schema(inline)]
     pub resource: Resource,
     /// The operation's version.
     pub version: u64,
@@ -58,15 +57,23 @@ pub(crate) async fn accept_command(
     command: Command,
 ) -> ApiResult {
     let expected_version = call.expected_version(target)?;
-    let (command_id, _) = call.command_id(app);
+    let (command_id, fresh) = call.command_id(app);
     let (id, named) = match target {
         Target::Known(id) => (id, Some(id)),
         Target::New => (call.id_for(app, command_id, "id"), None),
     };
     let (kind, name) = (command.stream_type(), command.name());
-    let key = (call.id_for(app, command_id, "accept"), call.caller.tenant.clone());
+    let tenant = &call.caller.tenant;
+    let accepted = (call.id_for(app, command_id, "accept"), tenant.clone());
+    let asked = [accepted.clone(), (command_id, tenant.clone())];
+    let asked = if fresh { &[][..] } else { &asked };
+    let known = app.doors.reader.log.results(asked).await?;
     // A repeat of what was taken on is not judged again: the state has moved on since.
-    if app.doors.reader.log.results(&[key]).await?.is_empty() {
+    if known.iter().all(|record| record.command_id != accepted.0) {
+        if !known.is_empty() {
+            // The first request did not ask for an operation: its answer is there.
+            return change::decide(app, call, target, command).await;
+        }
         rehearse(app, call, id, &command, expected_version).await?;
     }
     let body = String::from_utf8(command.body()).ok().and_then(|text| Json::parse(&text).ok());
@@ -93,7 +100,7 @@ pub(crate) async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work)
     let kind = work.command.as_ref().map(|spec| spec.kind);
     let created = work.command.as_ref().is_some_and(|spec| {
         Command::parse(spec.kind, &spec.command, spec.body.as_str().as_bytes())
-            .is_ok_and(|command| crate::batch::creates(&command))
+            .is_ok_and(|command| command.creates())
     });
     let resource = work.resource.clone();
     let accept = OperationCommand::Accept(AcceptOperation {

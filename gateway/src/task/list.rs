@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
-use crate::events::{EventList, cloud_events};
+use crate::events::{EventList, at_least, cloud_events};
 use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Id, Params, limit};
@@ -159,12 +159,14 @@ pub async fn list_task_events(
     caller: Caller,
     Id(id): Id,
     Params(params): Params<TaskEventParams>,
+    fresh: Fresh,
 ) -> ApiResult {
     let limit = limit(params.limit)? as usize;
     let after = params.after.unwrap_or_default();
     if i64::try_from(after).is_err() {
         return Err(ApiError::parameter("/query/after", "`after` must be a version"));
     }
+    at_least(&app, fresh).await?;
     let log = &app.doors.reader.log;
     let mut events = log.read_stream(&caller.tenant, id, after, limit + 1).await?;
     let foreign = events.first().is_some_and(|event| event.stream_type != crate::TASK);

@@ -14,9 +14,11 @@ use crate::change::{Call, Changed, Target, change, not_here, parse};
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
 use crate::query::{Fresh, Id, NoParams, Params, id};
-use crate::{batch, view};
+use crate::view;
 
 const TASK: StreamType = StreamType::Task;
+/// Commands that have a route of their own, or that only the system gives.
+pub(crate) const NOT_HERE: &[&str] = &["submit", "expire_lease"];
 
 /// Submits a task; 201 once its first event is durable.
 ///
@@ -87,7 +89,7 @@ pub async fn archive_task(
 #[utoipa::path(post, path = "/tasks/{id}/{command}", tag = "tasks", params(
     ("id" = TaskId, Path),
     ("command" = String, Path, description = "The command's name"),
-), request_body(content = Reason, description = "The command's fields; see AsyncAPI for each"), responses(
+), request_body(content = Reason, description = "The command's fields"), responses(
     (status = 200, description = "Done", body = Changed),
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),
@@ -99,10 +101,10 @@ pub async fn command_task(
     body: JsonBytes,
 ) -> ApiResult {
     let id = id(&task)?;
-    let command = parse(TASK, &name, &body.0)?;
-    if batch::creates(&command) || batch::is_of_the_system(&command) {
+    if NOT_HERE.contains(&&*name) {
         return Err(not_here(TASK, &name, "a new task comes by POST /v1/tasks"));
     }
+    let command = parse(TASK, &name, &body.0)?;
     change(&app, &call, Target::Known(id), command).await
 }
 

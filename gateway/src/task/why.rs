@@ -31,7 +31,6 @@ pub struct Why {
     /// The task.
     pub task_id: TaskId,
     /// Where it stands.
-    #[schema(inline)]
     pub state: TaskState,
     /// Every reason, the strongest first.
     pub reasons: Vec<WhyReason>,

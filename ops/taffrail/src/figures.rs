@@ -104,11 +104,22 @@ pub fn of_projections(metrics: &Metrics, progress: &Progress, feed: &Feed) {
     for model in Model::ALL {
         let (progress, feed) = (progress.clone(), feed.clone());
         let help = "Events committed and not yet in the read model.";
+        metrics.ask("taffrail_projection_lag_events", help, &[("model", model.as_str())], {
+            let progress = progress.clone();
+            move || feed.head().saturating_sub(progress.position(model)) as f64
+        });
+        let counted = progress.clone();
         metrics.ask(
-            "taffrail_projection_lag_events",
-            help,
+            "taffrail_projection_parked_streams",
+            "Streams that stand still in the read model since an event could not be folded.",
             &[("model", model.as_str())],
-            move || feed.head().saturating_sub(progress.position(model)) as f64,
+            move || counted.counters(model).read().parked as f64,
+        );
+        metrics.ask_total(
+            "taffrail_projection_unknown_events_total",
+            "Events of types that this release does not know.",
+            &[("model", model.as_str())],
+            move || progress.counters(model).read().unknown as f64,
         );
     }
 }
@@ -121,8 +132,8 @@ pub fn of_scheduler(metrics: &Metrics, scheduler: &Arc<SchedulerHandle>) {
         "Open tasks that nobody holds, in all queues.",
         &[],
         move || {
-            let depth = |d: &QueueDepth| (d.waiting + d.timed + d.dependent) as f64;
-            handle.gauges().queues.values().map(depth).sum()
+            let depth = |d: &QueueDepth| d.waiting + d.timed + d.dependent;
+            handle.gauges().queues.values().map(depth).sum::<usize>() as f64
         },
     );
     let handle = scheduler.clone();

@@ -151,7 +151,7 @@ async fn dispatch(cli: Cli) -> ExitCode {
 
 /// Prints a document in the form that was asked for.
 fn show(globals: &Globals, document: &serde_json::Value, text: &str) -> anyhow::Result<()> {
-    let shown = globals.printer().show(document, |_| text.to_owned());
+    let shown = globals.printer().show(document, |_| format!("{text}\n"));
     shown.map_err(|failure| anyhow::anyhow!("{failure}"))
 }
 

@@ -22,17 +22,19 @@ pub async fn serve(config: &Config, roles: &[Role], ready: Ready) -> anyhow::Res
         nats_token: config.nats_token().map(Into::into),
         exclusive: false,
     };
-    let token = match std::env::var("TAFFRAIL_TOKEN") {
-        Ok(token) if !token.is_empty() => Some(token),
-        _ if roles.contains(&Role::Gateway) && !tokens::any(&servers.database_url).await? => {
+    let given = std::env::var("TAFFRAIL_TOKEN").ok().filter(|token| !token.is_empty());
+    let fresh = match &given {
+        None if roles.contains(&Role::Gateway) && !tokens::any(&servers.database_url).await? => {
             Some(tokens::fresh())
         }
-        _ => None,
+        None | Some(_) => None,
     };
-    let mut running = wiring::start(config, roles, &servers, token.as_deref()).await?;
+    let token = given.as_ref().or(fresh.as_ref());
+    let mut running = wiring::start(config, roles, &servers, token.map(String::as_str)).await?;
     if let Some(address) = running.http {
         ready.http(&format!("http://{address}"));
-        if let Some(token) = &token {
+        // One that was given is a secret of whoever gave it.
+        if let Some(token) = &fresh {
             ready.token(token);
         }
     }

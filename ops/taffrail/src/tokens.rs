@@ -64,6 +64,11 @@ pub async fn ensure(pool: &Pool, token: Option<&str>) -> anyhow::Result<()> {
 pub async fn any(database_url: &str) -> anyhow::Result<bool> {
     let urls = migrations::service_urls(database_url)?;
     let pool = store::connect_pool(&urls.gateway, 1)?;
-    let row = pool.get().await?.query_one("SELECT EXISTS (SELECT FROM api_tokens)", &[]).await?;
+    let client = pool.get().await.context(
+        "PostgreSQL cannot be reached as taffrail_gateway; \
+         run `taffrail migrate` once with the same address",
+    )?;
+    migrations::check(&client).await?;
+    let row = client.query_one("SELECT EXISTS (SELECT FROM api_tokens)", &[]).await?;
     Ok(row.get(0))
 }

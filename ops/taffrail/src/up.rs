@@ -27,6 +27,8 @@ pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Res
     let start = Instant::now();
     let folder = Folder::of(config, options.ephemeral)?;
     let data = lock(&folder.path)?;
+    // One that a killed process left behind leads nowhere.
+    let _ = std::fs::remove_file(data.path().join(RUNTIME_FILE));
 
     let embedded = match (config.database_url(), config.nats_url()) {
         (Some(_), Some(_)) => None,
@@ -72,26 +74,32 @@ async fn run(
 ) -> anyhow::Result<()> {
     migrations::migrate(&servers.database_url).await?;
     let token = tokens::of_folder(data.path())?;
-    let mut running = wiring::start(config, &Role::ALL, servers, Some(&token)).await?;
-    if servers.exclusive {
-        running.leads().await;
-    }
-    let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
-    data.note_holder(&http);
-    let runtime = Runtime {
-        http: http.clone(),
-        nats: servers.nats_url.clone(),
-        nats_token: servers.nats_token.clone(),
-        token: token.clone(),
-        pid: std::process::id(),
+    let mut running = tokio::select! {
+        running = wiring::start(config, &Role::ALL, servers, Some(&token)) => running?,
+        () = signals::terminated() => return Ok(()),
     };
-    let runtime = serde_json::to_vec_pretty(&json!(runtime))?;
-    tokens::write_private(&data.path().join(RUNTIME_FILE), &runtime)?;
-    ready.http(&http);
-    ready.data(data.path());
-    ready.token(&token);
-    ready.all(start.elapsed());
-
+    let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
+    let leads = running.leads();
+    let told = async {
+        if servers.exclusive {
+            leads.await;
+        }
+        data.note_holder(&http);
+        let runtime = Runtime {
+            http: http.clone(),
+            nats: servers.nats_url.clone(),
+            nats_token: servers.nats_token.clone(),
+            token: token.clone(),
+            pid: std::process::id(),
+        };
+        let runtime = serde_json::to_vec_pretty(&json!(runtime))?;
+        tokens::write_private(&data.path().join(RUNTIME_FILE), &runtime)?;
+        ready.http(&http);
+        ready.data(data.path());
+        ready.token(&token);
+        ready.all(start.elapsed());
+        std::future::pending::<anyhow::Result<()>>().await
+    };
     let failed = async {
         let Some(embedded) = embedded else { return std::future::pending().await };
         let mut health = embedded.healthy();
@@ -102,6 +110,7 @@ async fn run(
         () = signals::terminated() => None,
         name = running.broken() => Some(format!("the {name} role ended by itself")),
         server = failed => Some(format!("a server does not come back: {server}")),
+        Err(error) = told => Some(format!("{error:#}")),
     };
     tracing::info!("stopping");
     let stopped = tokio::select! {

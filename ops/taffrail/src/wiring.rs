@@ -9,11 +9,12 @@ use commands::leader::while_leading;
 use commands::process::{Managers, ManagersConfig, SchedulerHandle};
 use commands::{Claims, Clock, Executor, Ids, ProcessorConfig};
 use domain::TenantId;
+use futures::future::{Fuse, FusedFuture, FutureExt};
 use gateway::Metrics;
 use projections::{Progress, Queries};
 use store::{Feed, Leases, Log, Reader};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Role;
@@ -23,6 +24,8 @@ use crate::{figures, tokens};
 
 /// How long the relay may take to hand over the last events at the end.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// How long an orderly end may take as a whole, servers that do not answer included.
+const STOP: Duration = Duration::from_secs(9);
 
 /// Where the shared servers are.
 pub struct Servers {
@@ -54,21 +57,28 @@ pub struct Running {
 #[derive(Default)]
 struct Stage {
     cancel: CancellationToken,
-    tasks: Vec<(&'static str, JoinHandle<()>)>,
+    tasks: Vec<(&'static str, Fuse<JoinHandle<()>>)>,
 }
 
 impl Stage {
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.push((name, tokio::spawn(task)));
+        self.tasks.push((name, tokio::spawn(task).fuse()));
     }
 
     async fn stop(self) {
         self.cancel.cancel();
         for (name, task) in self.tasks {
-            if let Err(error) = task.await {
-                tracing::error!(name, %error, "a role ended badly");
+            // One that `broken` saw end is not there to be waited for.
+            if !task.is_terminated() {
+                ended(name, task.await);
             }
         }
+    }
+}
+
+fn ended(name: &'static str, task: Result<(), JoinError>) {
+    if let Err(error) = task {
+        tracing::error!(name, %error, "a role ended badly");
     }
 }
 
@@ -79,6 +89,17 @@ pub async fn start(
     servers: &Servers,
     token: Option<&str>,
 ) -> anyhow::Result<Running> {
+    // An address that is taken must be known before anything runs.
+    let listener = if roles.contains(&Role::Gateway) {
+        let address = config.http_addr()?;
+        let bound = TcpListener::bind(address).await;
+        Some(bound.with_context(|| {
+            format!("{address} cannot be listened on; choose another --http-addr")
+        })?)
+    } else {
+        None
+    };
+
     // The log, checked, and this process's view of its end.
     let urls = migrations::service_urls(&servers.database_url)?;
     let pool = store::connect_pool(&urls.service, config.pool_size()?)?;
@@ -88,9 +109,10 @@ pub async fn start(
              run `taffrail migrate` once with the same address",
         )?;
         store::check_server(&client).await?;
+        migrations::check(&client).await?;
     }
     let log = Log::new(pool.clone(), &urls.service);
-    let head = log.head().await.context("the schema is missing: run `taffrail migrate`")?;
+    let head = log.head().await?;
     let feed = Feed::at(head.position);
     let reader = Reader { log: log.clone(), feed: feed.clone() };
     let leases = Leases::new(pool.clone());
@@ -108,6 +130,8 @@ pub async fn start(
         (Stage::default(), Stage::default(), Stage::default(), Stage::default());
     let metrics = Metrics::default();
     figures::of_log(&metrics, &feed, &pool);
+
+    back.spawn("clock", until(back.cancel.clone(), clock.clone().follow(leases.clone())));
 
     // Other processes are told of the head, or tell it.
     if !servers.exclusive {
@@ -233,15 +257,11 @@ pub async fn start(
 
     // Gateway.
     let mut http = None;
-    if roles.contains(&Role::Gateway) {
+    if let Some(listener) = listener {
+        store::check_tenant_wall(&*queries_pool.get().await?).await?;
         tokens::ensure(&queries_pool, token).await?;
         let health = gateway::Health::default();
         figures::of_health(&health, &pool, &nats);
-        let listener = TcpListener::bind(config.http_addr()?).await.with_context(|| {
-            format!("{} cannot be listened on; choose another --http-addr", {
-                config.http_addr().map(|a| a.to_string()).unwrap_or_default()
-            })
-        })?;
         http = Some(listener.local_addr()?);
         let app = gateway::App::new(gateway::Doors {
             executor: executor.clone(),
@@ -272,18 +292,27 @@ pub async fn start(
 
 impl Running {
     /// Waits until this process decides and schedules; only for one that has no rivals.
-    pub async fn leads(&mut self) {
-        if let Some(deciding) = &mut self.deciding {
-            let _ = deciding.wait_for(|active| *active).await;
-        }
-        if let Some(scheduling) = &self.scheduling {
-            scheduling.opened().await;
+    pub fn leads(&self) -> impl Future<Output = ()> + use<> {
+        let (deciding, scheduling) = (self.deciding.clone(), self.scheduling.clone());
+        async move {
+            if let Some(mut deciding) = deciding {
+                let _ = deciding.wait_for(|active| *active).await;
+            }
+            if let Some(scheduling) = scheduling {
+                scheduling.opened().await;
+            }
         }
     }
 
     /// Ends the roles in the order in which work flows, so that nothing that was taken is
     /// left without an answer.
     pub async fn stop(self) {
+        if tokio::time::timeout(STOP, self.stop_in_order()).await.is_err() {
+            tracing::warn!("stopped with work under way: repeats find what became of it");
+        }
+    }
+
+    async fn stop_in_order(self) {
         self.front.stop().await;
         self.actors.stop().await;
         self.processor.stop().await;
@@ -303,7 +332,7 @@ impl Running {
         let tasks = stages.into_iter().flat_map(|stage| stage.tasks.iter_mut());
         let ends = tasks.map(|(name, task)| {
             Box::pin(async move {
-                let _ = task.await;
+                ended(name, task.await);
                 *name
             })
         });
@@ -320,5 +349,39 @@ async fn until(cancel: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
         () = cancel.cancelled() => {}
         () = work => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_role_has_ended_by_itself_the_others_are_stopped() {
+        let (mut front, mut back) = (Stage::default(), Stage::default());
+        front.spawn("frail", async { panic!("a fault") });
+        let (stopped, cancel) = (CancellationToken::new(), back.cancel.clone());
+        let end = stopped.clone().drop_guard();
+        back.spawn("steady", async move {
+            cancel.cancelled().await;
+            drop(end);
+        });
+        let (actors, processor) = (Stage::default(), Stage::default());
+        let (deciding, scheduling, relayed) = (None, None, None);
+        let feed = Feed::at(0);
+        let mut running = Running {
+            http: None,
+            front,
+            actors,
+            processor,
+            back,
+            deciding,
+            scheduling,
+            feed,
+            relayed,
+        };
+        assert_eq!(running.broken().await, "frail");
+        running.stop().await;
+        assert!(stopped.is_cancelled());
     }
 }

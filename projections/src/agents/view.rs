@@ -11,6 +11,7 @@ use super::AgentRow;
 
 /// An agent as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Agent)]
 pub struct AgentView {
     /// Its id.
     pub id: AgentId,
@@ -21,7 +22,6 @@ pub struct AgentView {
     /// What it can do.
     pub capabilities: Vec<String>,
     /// Free labels, as they were given.
-    #[schema(inline)]
     pub labels: Labels,
     /// A profile's name, or a profile inline.
     pub profile: Json,
@@ -34,13 +34,10 @@ pub struct AgentView {
     /// What it should know from the start.
     pub memory_context: Option<String>,
     /// What it is believed to be; `busy` when it is ready and holds tasks.
-    #[schema(inline)]
     pub state: AgentState,
     /// What it was last told to be.
-    #[schema(inline)]
     pub desired_state: AgentState,
     /// What was last seen of it, by itself or its watcher.
-    #[schema(inline)]
     pub observed_state: Option<AgentState>,
     /// When it was last heard of; known live only.
     pub last_heartbeat: Option<DateTime<Utc>>,

@@ -24,7 +24,6 @@ pub struct AuditEntry {
     /// Of the event, or the log's head when the command was refused.
     pub position: u64,
     /// Whether it happened.
-    #[schema(inline)]
     pub outcome: AuditOutcome,
     /// `<stream type>.<event>`, or `<stream type>.<command>` for a refusal.
     #[serde(rename = "type")]
@@ -32,7 +31,6 @@ pub struct AuditEntry {
     /// Who asked.
     pub actor: String,
     /// The kind of the stream.
-    #[schema(inline)]
     pub stream_type: StreamType,
     /// The stream.
     pub stream_id: Uuid,

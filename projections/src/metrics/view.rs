@@ -27,16 +27,12 @@ pub struct MetricsView {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QueueMetrics {
     /// Since the log's first event.
-    #[schema(inline)]
     pub counters: Counters,
     /// From submission to start.
-    #[schema(inline)]
     pub submit_to_start_ms: LatencyView,
     /// From start to completion.
-    #[schema(inline)]
     pub start_to_done_ms: LatencyView,
     /// Lately.
-    #[schema(inline)]
     pub per_minute: RatesView,
 }
 

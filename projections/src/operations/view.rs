@@ -10,19 +10,17 @@ use super::OperationRow;
 
 /// An operation as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Operation)]
 pub struct OperationView {
     /// Its id.
     pub id: OperationId,
     /// What kind of work, such as `agent.drain`.
     pub kind: String,
     /// Where it stands.
-    #[schema(inline)]
     pub state: OperationState,
     /// How far it is.
-    #[schema(inline)]
     pub progress: OperationProgress,
     /// What it works on.
-    #[schema(inline)]
     pub resource: Resource,
     /// What came out.
     pub result: Json,

@@ -10,6 +10,7 @@ use crate::metrics::{Counters, RatesView};
 
 /// A queue as it is shown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Queue)]
 pub struct QueueView {
     /// Its name.
     pub name: String,
@@ -24,9 +25,7 @@ pub struct QueueView {
     /// How long that is.
     pub oldest_age_ms: Option<u64>,
     /// Means over the last five whole minutes.
-    #[schema(inline)]
     pub per_minute: RatesView,
     /// Since the log's first event.
-    #[schema(inline)]
     pub counters: Counters,
 }

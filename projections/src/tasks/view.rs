@@ -11,6 +11,7 @@ use super::TaskRow;
 
 /// A task as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Task)]
 pub struct TaskView {
     /// Its id.
     pub id: TaskId,
@@ -26,15 +27,12 @@ pub struct TaskView {
     /// The input of the work.
     pub payload: Json,
     /// Its urgency.
-    #[schema(inline)]
     pub priority: Priority,
     /// Where it stands.
-    #[schema(inline)]
     pub state: TaskState,
     /// What an agent must be able to do.
     pub capabilities: Vec<String>,
     /// Free labels, as they were given.
-    #[schema(inline)]
     pub labels: Labels,
     /// Who is meant to do it.
     pub assignees: Vec<String>,

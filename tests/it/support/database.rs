@@ -43,6 +43,21 @@ async fn postgres() -> &'static Postgres {
         .await
 }
 
+/// A PostgreSQL for a test that changes the server itself.
+pub async fn postgres_of_its_own() -> Postgres {
+    let dir = run_dir().join(format!("postgres-{}", unique()));
+    let starting = background().spawn(async move {
+        let (options, programs) = programs();
+        Postgres::start(&programs.postgres, &dir, options).await.unwrap()
+    });
+    starting.await.unwrap()
+}
+
+/// Ends a server of a test's own.
+pub async fn stop_postgres(server: Postgres) {
+    background().spawn(async move { server.stop().await }).await.unwrap();
+}
+
 /// A fresh, migrated database.
 pub async fn database() -> TestDb {
     // A template must have no other session while it is copied.

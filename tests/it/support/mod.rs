@@ -17,7 +17,8 @@ use servers::{Options, Programs};
 use tokio::runtime::Handle;
 
 pub use database::{
-    TestDb, TestProcessor, append, append_as, database, log, new_event, processor, reader,
+    TestDb, TestProcessor, append, append_as, database, log, new_event, postgres_of_its_own,
+    processor, reader, stop_postgres,
 };
 pub use http::Api;
 pub use nats::{TestNats, nats};

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use domain::agent::AgentEvent;
-use domain::task::{AssignTask, Assignment, AssignmentLease, Reason, TaskCommand};
+use domain::task::{
+    AssignTask, Assignment, AssignmentLease, Reason, TaskCommand, TaskEvent, TaskState,
+};
 use domain::{AgentId, Code, Event, Json, Problem, Recorded, TaskId, TenantId, Timestamp};
 
 use super::board::Board;
@@ -13,6 +15,7 @@ use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
 use super::waiters::{Waiter, Waiters};
 use crate::CommandEnvelope;
+use crate::process::roster::agent_of;
 use crate::process::{command_id, watchdog};
 
 /// Who the commands are from.
@@ -77,11 +80,22 @@ pub(in crate::process) struct Scheduler {
     pub(super) listeners: BTreeMap<TenantId, BTreeSet<(u64, AgentId)>>,
     /// Agents of whom nobody knows whether they listen.
     pub(super) unheard: BTreeSet<AgentId>,
+    /// Agents who let a lease run out and gave no sign of life since.
+    pub(super) doubted: BTreeSet<AgentId>,
     pub(super) given: u64,
 }
 
 impl Scheduler {
     pub fn apply(&mut self, event: &Recorded) {
+        if let Some(agent) = agent_of(&event.actor) {
+            self.spoke(agent);
+        }
+        if let Ok(Event::Task(TaskEvent::LeaseExpired(_))) = event.event()
+            && let Some(entry) = self.board.task(TaskId(event.stream_id))
+            && let Some(lease) = entry.lease
+        {
+            self.doubt(lease.agent_id);
+        }
         self.board.apply(event, ACTOR);
         if let Ok(Event::Agent(
             AgentEvent::Registered(_) | AgentEvent::Reconnected(_) | AgentEvent::Ready(_),
@@ -107,15 +121,17 @@ impl Scheduler {
         else {
             return Admission::Unknown;
         };
+        let (takes_work, state) = (facts.state.takes_work(), facts.state.as_str());
+        let revival =
+            facts.can_be_revived().then(|| watchdog::ready(agent, facts, ACTOR, "it claims work"));
         self.live.entry(agent).or_default().claimed = Some(now);
-        if facts.state.takes_work() {
+        self.spoke(agent);
+        if takes_work {
             return Admission::Welcome;
         }
-        if facts.can_be_revived() {
-            let ready = watchdog::ready(agent, facts, ACTOR, "it claims work");
+        if let Some(ready) = revival {
             return Admission::Revive(Box::new(ready));
         }
-        let state = facts.state.as_str();
         let detail = format!("an agent in state {state} is given no work");
         Admission::Refused(Box::new(Problem {
             state: Some(state.into()),
@@ -157,7 +173,7 @@ impl Scheduler {
         }
         for agent in touched {
             self.relist(agent);
-            self.push_to(agent, &mut hands.pushes);
+            self.push_to(agent, &mut hands, &mut fresh);
         }
         for rank in fresh {
             self.offer(rank, &mut hands);
@@ -206,19 +222,23 @@ impl Scheduler {
     }
 
     /// Pushes to a listener what is its own already, then the next tasks of any queue.
-    fn push_to(&mut self, agent: AgentId, pushes: &mut Vec<Pick>) {
+    fn push_to(&mut self, agent: AgentId, hands: &mut Hands, fresh: &mut BTreeSet<Rank>) {
         if !self.listens(agent) {
             return;
         }
         for task in self.undelivered(agent) {
-            pushes.extend(self.again(task, agent));
+            hands.pushes.extend(self.again(task, agent));
         }
         while let Some(rank) = self.next(agent, None) {
+            // Just come: a claim may be waiting for it, and whoever asks comes first.
+            if fresh.remove(&rank) && self.offer(rank, hands) {
+                continue;
+            }
             let reason = format!(
                 "pushed; first by priority ({}) and age of the waiting tasks that fit",
                 rank.priority.as_str(),
             );
-            pushes.extend(self.reserve(rank.task, agent, None, reason));
+            hands.pushes.extend(self.reserve(rank.task, agent, None, reason));
         }
         self.relist(agent);
     }
@@ -362,24 +382,24 @@ impl Scheduler {
     /// again, when the scheduler gave it; an operator's choice stays.
     pub(super) fn undeliverable(
         &mut self,
-        pick: &Pick,
+        task: TaskId,
         token: u64,
         why: &str,
     ) -> Option<CommandEnvelope> {
         let current = |entry: &&Entry| entry.lease.is_some_and(|lease| lease.token == token);
-        let entry = self.board.task(pick.task).filter(current)?;
-        if !entry.ours || pick.assign.is_none() {
-            self.not_told(pick.task, token);
+        let entry = self.board.task(task).filter(current)?;
+        if !entry.ours || entry.state != TaskState::Assigned {
+            self.not_told(task, token);
             return None;
         }
         let body = TaskCommand::Unassign(Reason { reason: Some(why.into()) });
-        let id = command_id(pick.task.0, ACTOR, format_args!("unassign:{token}:{}", entry.version));
+        let id = command_id(task.0, ACTOR, format_args!("unassign:{token}:{}", entry.version));
         Some(CommandEnvelope {
             // Not from whoever may have got it since.
             expected_version: Some(entry.version),
             correlation_id: entry.correlation,
             causation_position: Some(entry.cause),
-            ..CommandEnvelope::new(entry.tenant.clone(), pick.task.0, body, id, ACTOR)
+            ..CommandEnvelope::new(entry.tenant.clone(), task.0, body, id, ACTOR)
         })
     }
 

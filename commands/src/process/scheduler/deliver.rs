@@ -20,6 +20,8 @@ const TRIES_BACK: u32 = 10;
 const MOST_ASKED: usize = 64;
 /// Dependencies looked up at once.
 const MOST_LOOKUPS: usize = 32;
+/// Why a task goes back whose claim nobody waits for.
+pub(super) const CLAIMANT_GONE: &str = "its claimant had gone";
 /// Events read at once while a stream is looked through.
 const PAGE: usize = 500;
 
@@ -49,7 +51,7 @@ async fn answer(session: &Session, waiter: Waiter, picks: Vec<Pick>) {
     tracing::debug!(agent = %waiter.agent, tasks = gone.len(), "a claimant went before its answer");
     for (pick, assignment) in picks.iter().zip(assignments) {
         if let Some(assignment) = assignment {
-            take_back(session, pick, &assignment, "its claimant had gone").await;
+            give_back(session, pick, &assignment, CLAIMANT_GONE).await;
         }
     }
 }
@@ -62,7 +64,7 @@ async fn push(session: &Session, pick: &Pick) {
         return;
     }
     session.scheduler.lock().heard(pick.agent, false, session.now().instant);
-    take_back(session, pick, &assignment, "nobody listened").await;
+    give_back(session, pick, &assignment, "nobody listened").await;
 }
 
 /// Has a pick assigned; `None` when that did not come about.
@@ -101,14 +103,24 @@ fn put_back(session: &Session, pick: &Pick, refused: bool) {
     session.wake.notify_one();
 }
 
-/// Takes a task from an agent who did not hear of it.
-async fn take_back(session: &Session, pick: &Pick, assignment: &Assignment, why: &str) {
+/// Ends an assignment of which its agent did not hear; one that was only told once more
+/// stays the agent's.
+async fn give_back(session: &Session, pick: &Pick, assignment: &Assignment, why: &str) {
     let token = assignment.lease.token;
-    let command = session.scheduler.lock().undeliverable(pick, token, why);
+    if pick.assign.is_some() {
+        return take_back(session, pick.task, token, why).await;
+    }
+    session.scheduler.lock().not_told(pick.task, token);
+    session.wake.notify_one();
+}
+
+/// Takes a task from an agent who did not hear of it.
+pub(super) async fn take_back(session: &Session, task: TaskId, token: u64, why: &str) {
+    let command = session.scheduler.lock().undeliverable(task, token, why);
     if let Some(command) = command {
         let outcome = session.execute(&command, TRIES_BACK).await;
         if outcome.decision().status != Status::Accepted {
-            session.scheduler.lock().not_told(pick.task, token);
+            session.scheduler.lock().not_told(task, token);
         }
     }
     session.wake.notify_one();
@@ -136,7 +148,8 @@ fn payload_in(event: &Recorded) -> Option<Json> {
 ///
 /// `deaf` has those asked again who did not listen a while ago.
 pub(in crate::process) fn probe(session: &Arc<Session>, deaf: bool) {
-    let asked = session.scheduler.lock().ask(deaf, session.now().instant, MOST_ASKED);
+    let seen = |tenant: &TenantId, agent| Some(session.wire.observed(tenant, agent)?.received);
+    let asked = session.scheduler.lock().ask(deaf, session.now().instant, MOST_ASKED, seen);
     if asked.is_empty() {
         return;
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::agent::AgentState;
-use domain::task::{ClaimTasks, Claimed};
+use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{AgentId, Code, Problem, Status, TaskId, TenantId};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::board::QueueDepth;
 use super::core::Admission;
+use super::deliver::{CLAIMANT_GONE, take_back};
 use super::serve;
 use super::waiters::Waiter;
 use crate::process::perform::Session;
@@ -150,6 +151,16 @@ impl Claims for SchedulerHandle {
         request: ClaimTasks,
     ) -> Boxed<Result<Claimed, Problem>> {
         Box::pin(self.clone().claim(tenant, queue, request))
+    }
+
+    fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {
+        let session = self.session.borrow().clone();
+        Box::pin(async move {
+            let Some(session) = session else { return };
+            for task in tasks {
+                take_back(&session, task.task_id, task.lease.token, CLAIMANT_GONE).await;
+            }
+        })
     }
 }
 

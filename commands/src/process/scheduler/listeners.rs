@@ -16,6 +16,10 @@ pub(super) enum Hearing {
     Asked,
     Listens,
     Deaf(Instant),
+    /// It let a lease run out. A subscription alone does not show that anybody is behind
+    /// it (a process may hang with its connection open), so it is asked again only after
+    /// it has shown a sign of life; `None` until the next look, which starts the waiting.
+    Doubted(Option<Instant>),
 }
 
 /// What only this process knows of an agent.
@@ -35,14 +39,28 @@ impl Scheduler {
     }
 
     /// Whom to ask whether they listen: those of whom nothing is known, and those who
-    /// were deaf a while ago and could have a waiting task.
+    /// were deaf a while ago and could have a waiting task. `seen` tells when an agent
+    /// last gave a sign of life over the wire.
     pub(super) fn ask(
         &mut self,
         deaf: bool,
         now: Instant,
         most: usize,
+        seen: impl Fn(&TenantId, AgentId) -> Option<Instant>,
     ) -> Vec<(TenantId, AgentId)> {
         let mut asked = Vec::new();
+        self.doubted.retain(|agent| {
+            let Some(facts) = self.board.roster.get(*agent) else { return false };
+            let Some(live) = self.live.get_mut(agent) else { return false };
+            let Hearing::Doubted(since) = &mut live.hearing else { return false };
+            let since = *since.get_or_insert(now);
+            let lives = seen(&facts.tenant, *agent).is_some_and(|seen| seen > since);
+            if lives {
+                live.hearing = Hearing::Unknown;
+                self.unheard.insert(*agent);
+            }
+            !lives
+        });
         while asked.len() < most
             && let Some(agent) = self.unheard.pop_first()
         {
@@ -59,7 +77,10 @@ impl Scheduler {
             }
             let again = match self.live.get(&agent).map(|live| live.hearing) {
                 Some(Hearing::Deaf(since)) => now.saturating_duration_since(since) >= DEAF,
-                Some(Hearing::Unknown | Hearing::Asked | Hearing::Listens) | None => false,
+                Some(
+                    Hearing::Unknown | Hearing::Asked | Hearing::Listens | Hearing::Doubted(_),
+                )
+                | None => false,
             };
             if again
                 && self.board.waiting.any(&facts.tenant)
@@ -77,7 +98,12 @@ impl Scheduler {
     /// What the agent's wire answered.
     pub(super) fn heard(&mut self, agent: AgentId, listens: bool, now: Instant) {
         let hearing = if listens { Hearing::Listens } else { Hearing::Deaf(now) };
-        self.live.entry(agent).or_default().hearing = hearing;
+        let live = self.live.entry(agent).or_default();
+        // The doubt came while it was asked: the answer says nothing against it.
+        if matches!(live.hearing, Hearing::Doubted(_)) {
+            return;
+        }
+        live.hearing = hearing;
         self.relist(agent);
         if listens {
             self.board.touch(agent);
@@ -87,8 +113,24 @@ impl Scheduler {
     /// What is known of an agent's ears may be out of date: it connected anew.
     pub(super) fn reconnected(&mut self, agent: AgentId) {
         self.live.entry(agent).or_default().hearing = Hearing::Unknown;
+        self.doubted.remove(&agent);
         self.unheard.insert(agent);
         self.relist(agent);
+    }
+
+    /// The agent let a lease run out: nothing is pushed to it before it shows that it lives.
+    pub(super) fn doubt(&mut self, agent: AgentId) {
+        self.live.entry(agent).or_default().hearing = Hearing::Doubted(None);
+        self.unheard.remove(&agent);
+        self.doubted.insert(agent);
+        self.relist(agent);
+    }
+
+    /// The agent spoke, by a claim or a command that changed something.
+    pub(super) fn spoke(&mut self, agent: AgentId) {
+        if self.doubted.contains(&agent) {
+            self.reconnected(agent);
+        }
     }
 
     /// Puts an agent where it belongs among the listeners.

@@ -203,7 +203,7 @@ impl World {
                     && !told
                 {
                     let token = assignment.lease.token;
-                    if let Some(back) = self.scheduler.undeliverable(&pick, token, "gone") {
+                    if let Some(back) = self.scheduler.undeliverable(pick.task, token, "gone") {
                         self.memory.decide(back);
                     }
                 }

@@ -206,6 +206,51 @@ async fn a_listener_is_pushed_to_and_a_claim_comes_before_it() {
 }
 
 #[tokio::test]
+async fn a_listener_that_let_a_lease_run_out_is_pushed_to_once_it_shows_that_it_lives() {
+    let (memory, wire) = (Memory::new(), Wire::default());
+    let (hung, claimant) = (memory.agent(1, |_| {}), memory.agent(2, |_| {}));
+    wire.listen(hung);
+    wire.beat(hung, None);
+    let running = memory.run(&wire, vec![]);
+    let task = memory.task(1, |_| {});
+    eventually("the task is pushed", || wire.pushed().len() == 1).await;
+    memory.pass(Duration::from_secs(31));
+    let expired = || memory.story(task.0).contains(&"lease_expired".into());
+    eventually("its lease runs out", expired).await;
+    // Its subscription is there as before, and long enough for a probe.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(wire.pushed().len(), 1, "nothing more for somebody who may be dead");
+    let got = running.claim(claimant, 1, 1_000).await;
+    assert_eq!((got[0].task_id, got[0].lease.token), (task, 2));
+    memory.task(2, |_| {});
+    wire.beat(hung, None);
+    eventually("it lives and is pushed to again", || wire.pushed().len() == 2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_comes_with_a_listener_s_free_slot_is_for_the_waiting_claim() {
+    let (memory, wire) = (Memory::new(), Wire::default());
+    let (listener, claimant) = (memory.agent(1, |_| {}), memory.agent(2, |_| {}));
+    wire.listen(listener);
+    wire.beat(listener, None);
+    let running = memory.run(&wire, vec![]);
+    let first = memory.task(1, |_| {});
+    eventually("the task is pushed", || wire.pushed().len() == 1).await;
+    let claim = running.claim(claimant, 1, 5_000);
+    let both = async {
+        eventually("the claim waits", || running.handle.gauges().waiting_claims == 1).await;
+        // Both before the managers get to look at either.
+        memory.answer(done(1), first, listener);
+        memory.task(2, |_| {});
+    };
+    let (got, ()) = tokio::join!(claim, both);
+    assert_eq!(ids(&got), [TaskId::nth(2)]);
+    assert_eq!(wire.pushed().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_nobody_heard_goes_back_to_the_queue() {
     let (memory, wire) = (Memory::new(), Wire::default());
     let (deaf, claimant) = (memory.agent(1, |_| {}), memory.agent(2, |_| {}));

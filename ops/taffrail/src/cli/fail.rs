@@ -81,7 +81,7 @@ impl Failure {
                 | agent::Error::TooLarge { .. }
                 | agent::Error::Malformed { .. },
             ) => Exit::Broken,
-            Self::BadEnd(_) => Exit::Refused,
+            Self::Agent(agent::Error::Running { .. }) | Self::BadEnd(_) => Exit::Refused,
             Self::Pipe => Exit::Ok,
             Self::Interrupted => Exit::Interrupted,
         }
