@@ -56,6 +56,8 @@ async fn a_repeat_gets_the_first_outcome_whenever_it_comes() {
     assert_eq!(repeat.status, Status::Duplicate);
     assert_eq!(repeat.original.as_deref(), Some(&first));
     assert_eq!(db.sql("SELECT count(*) FROM events").await.as_deref(), Some("1"));
+    let root = db.sql("SELECT correlation_id = command_id FROM events").await;
+    assert_eq!(root.as_deref(), Some("t"), "a command that nothing caused is its own root");
 }
 
 #[tokio::test]

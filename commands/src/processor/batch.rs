@@ -179,6 +179,8 @@ impl Decider {
         let Some(stream) = self.batch.streams.get_mut(&key) else { return };
         let command = &pending.command;
         let append = &mut self.batch.append;
+        // What nothing else caused is the root of what it causes.
+        let correlation_id = Some(command.correlation_id.unwrap_or(command.command_id));
         let actor: Arc<str> = command.actor.as_str().into();
         let trace: Option<Arc<str>> = command.trace.as_deref().map(Into::into);
         let (events, problem) = match verdict {
@@ -199,7 +201,7 @@ impl Decider {
                 event_id: event_id(command.command_id, index),
                 command_id: command.command_id,
                 actor: actor.clone(),
-                correlation_id: command.correlation_id,
+                correlation_id,
                 causation_position: command.causation_position,
                 trace: trace.clone(),
                 occurred_at: self.now,
