@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, OriginalUri, Request, State};
-use axum::http::{Method, Uri};
+use axum::http::Uri;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -20,6 +20,9 @@ use crate::trace::Trace;
 /// Fires when the caller has hung up; for work that is of no use without it.
 #[derive(Debug, Clone)]
 pub(crate) struct Gone(pub(crate) CancellationToken);
+
+/// Routes that machines ask all the time.
+const PROBES: [&str; 4] = ["/livez", "/readyz", "/healthz", "/metrics"];
 
 /// Runs a request in a task of its own and finishes its answer.
 pub async fn surround(State(app): State<App>, mut request: Request, next: Next) -> Response {
@@ -44,7 +47,8 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         command = tracing::field::Empty,
         command_id = tracing::field::Empty,
     );
-    let changes = !matches!(method, Method::GET | Method::HEAD);
+    // Probes and scrapes come every few seconds and say nothing of the system's use.
+    let probe = route.as_ref().is_some_and(|r| PROBES.contains(&r.as_str()));
     let tracker = app.tracker.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
@@ -63,7 +67,7 @@ pub async fn surround(State(app): State<App>, mut request: Request, next: Next) 
         let ms = elapsed.as_secs_f64() * 1e3;
         if status >= 500 {
             tracing::warn!(status, ms, principal, "answered");
-        } else if changes || status >= 400 {
+        } else if !probe || status >= 400 {
             tracing::info!(status, ms, principal, "answered");
         } else {
             tracing::debug!(status, ms, principal, "answered");
