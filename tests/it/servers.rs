@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,6 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// Long enough for a loaded machine, short enough to notice a hang.
 const SOON: Duration = Duration::from_secs(30);
-/// Set for the process that [`a_killed_supervisor_takes_its_servers_along`] kills.
-const VICTIM: &str = "TAFFRAIL_TEST_VICTIM_DIR";
 
 #[tokio::test]
 async fn data_addresses_and_secrets_survive_a_stop() {
@@ -122,55 +119,6 @@ async fn a_dropped_server_leaves_nothing_behind() {
     let pid = nats.pid().unwrap();
     drop(nats);
     in_time(gone(pid)).await;
-}
-
-#[tokio::test]
-async fn a_killed_supervisor_takes_its_servers_along() {
-    let folder = Folder::new();
-    let (options, programs) = found().await;
-    // This test binary again, running the one test below as a process of its own.
-    let mut supervisor = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--nocapture", "supervisor_to_be_killed"])
-        .env(VICTIM, &folder.0)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pids_file = folder.0.join("pids");
-    let text = in_time(async {
-        loop {
-            match std::fs::read_to_string(&pids_file) {
-                Ok(text) if text.ends_with('\n') => break text,
-                Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    })
-    .await;
-    let pids: Vec<u32> = text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    assert!(pids.len() == 2 && pids.iter().all(|pid| is_alive(*pid)), "{text}");
-
-    supervisor.kill().unwrap(); // SIGKILL
-    supervisor.wait().unwrap();
-    for pid in pids {
-        in_time(gone(pid)).await;
-    }
-
-    let data = DataDir::lock(&folder.0).unwrap();
-    let again = Embedded::start(&programs, &data, &options).await.unwrap();
-    again.stop().await;
-}
-
-/// Not a test of its own: the process killed by the one above.
-#[tokio::test]
-#[ignore = "run as a process by a_killed_supervisor_takes_its_servers_along"]
-async fn supervisor_to_be_killed() {
-    let Some(folder) = std::env::var_os(VICTIM).map(PathBuf::from) else { return };
-    let (options, programs) = found().await;
-    let data = DataDir::lock(&folder).unwrap();
-    let servers = Embedded::start(&programs, &data, &options).await.unwrap();
-    let (postgres, nats) = (servers.postgres_pid().unwrap(), servers.nats_pid().unwrap());
-    std::fs::write(folder.join("pids"), format!("{postgres} {nats}\n")).unwrap();
-    // Bounded, should the killer itself be gone.
-    tokio::time::sleep(SOON * 2).await;
 }
 
 #[tokio::test]
