@@ -1,7 +1,7 @@
 //! `taffrail up`: everything in one process, with private servers where none are given.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -13,6 +13,9 @@ use crate::ready::Ready;
 
 use crate::wiring::{self, Servers};
 use crate::{signals, tokens};
+
+/// A dead holder's lease has run out after this, so whoever does not lead then stands by.
+const STANDBY: Duration = Duration::from_secs(3);
 
 /// What the flags of `up` say beside the settings.
 pub struct Options {
@@ -81,9 +84,9 @@ async fn run(
     let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
     let leads = running.leads();
     let told = async {
-        if servers.exclusive {
-            leads.await;
-        }
+        // On shared servers another process may lead; then this one is ready as it is.
+        let patience = if servers.exclusive { Duration::MAX } else { STANDBY };
+        let _ = tokio::time::timeout(patience, leads).await;
         data.note_holder(&http);
         let runtime = Runtime {
             http: http.clone(),
