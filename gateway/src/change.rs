@@ -141,13 +141,18 @@ pub async fn change(app: &App, call: &Call, target: Target, command: Command) ->
 pub(crate) async fn decide(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
     let kind = command.stream_type();
     let envelope = call.envelope(app, target, command)?;
+    let outcome = execute(app, envelope).await;
+    answer(app, call, kind, target == Target::New, &outcome).await
+}
+
+/// Has the request's one command decided; its ids go into the request's log line.
+pub(crate) async fn execute(app: &App, envelope: CommandEnvelope) -> Outcome {
     let span = tracing::Span::current();
     span.record("stream_type", envelope.command.stream_type().as_str());
     span.record("stream_id", tracing::field::display(envelope.stream_id));
     span.record("command", envelope.command.name());
     span.record("command_id", tracing::field::display(envelope.command_id));
-    let outcome = app.doors.executor.execute(envelope).await;
-    answer(app, call, kind, target == Target::New, &outcome).await
+    app.doors.executor.execute(envelope).await
 }
 
 /// The answer to a decided command; that of the first one for a repeat.

@@ -288,6 +288,26 @@ async fn whoever_waits_for_an_operation_gets_its_answer_in_line() {
 }
 
 #[tokio::test]
+async fn long_work_is_answered_in_line_to_whoever_waits_long_enough() {
+    let api = Api::new().await;
+    let name = format!("waiting-{}", Uuid::new_v4());
+    let agent = api.post("/v1/agents", json!({ "name": name })).await;
+    let path = format!("{}/drain", header(&agent, "location"));
+    let drain = |wait: &'static str| {
+        api.ask(Method::POST, &path).json(&json!({})).header("prefer", wait).send()
+    };
+    let answer = drain("wait=20").await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(header(&answer, "preference-applied"), "wait");
+    let missing = format!("/v1/agents/{}/drain", Uuid::new_v4());
+    let missing = api.ask(Method::POST, &missing).json(&json!({})).header("prefer", "wait=1");
+    assert_eq!(missing.send().await.unwrap().status(), 404);
+    let rebuild = api.ask(Method::POST, "/v1/projections/metrics/rebuild").json(&json!({}));
+    let answer = rebuild.header("prefer", "wait=0").send().await.unwrap();
+    assert_eq!(answer.status(), 202, "no time to wait");
+}
+
+#[tokio::test]
 async fn a_key_names_the_same_command_however_the_answer_is_preferred() {
     let api = Api::new().await;
     let body = json!({ "title": "once", "queue": queue() });

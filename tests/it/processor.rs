@@ -215,16 +215,9 @@ async fn an_id_of_another_kind_of_stream_is_no_way_in() {
 #[tokio::test]
 async fn a_full_queue_turns_callers_away_at_once_and_loses_nobody() {
     let db = support::database().await;
-    let log = support::log(&db).await;
-    let feed = store::Feed::at(0);
-    let clock = commands::Clock::read_at(domain::Timestamp::UNIX_EPOCH);
     let config = commands::ProcessorConfig { queue: 8, ..Default::default() };
-    let (door, role) = commands::processor(log, feed, clock, config);
-    let cancel = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn({
-        let cancel = cancel.clone();
-        async move { role.run("small", true, cancel).await }
-    });
+    let small = support::processor_with(&db, config, true).await;
+    let door = &small.door;
     door.active().wait_for(|active| *active).await.unwrap();
     let flood = (0..500)
         .map(|n| door.execute(envelope(Uuid::new_v4(), submit(&n.to_string()), Uuid::new_v4())));
@@ -236,26 +229,15 @@ async fn a_full_queue_turns_callers_away_at_once_and_loses_nobody() {
     assert!(busy.retry_after_ms.is_some());
     let stored = db.sql("SELECT count(*) FROM events").await;
     assert_eq!(stored, Some(count(Status::Accepted).to_string()));
-    cancel.cancel();
-    running.await.unwrap();
+    small.stop().await;
 }
 
 #[tokio::test]
 async fn a_drain_answers_what_was_taken_and_a_standby_goes_on() {
     let db = support::database().await;
     let first = support::processor(&db).await;
-    let second = {
-        let log = support::log(&db).await;
-        let clock = commands::Clock::read_at(domain::Timestamp::UNIX_EPOCH);
-        let feed = store::Feed::at(0);
-        commands::processor(log, feed, clock, Default::default())
-    };
-    let (standby, role) = second;
-    let cancel = tokio_util::sync::CancellationToken::new();
-    let running = tokio::spawn({
-        let cancel = cancel.clone();
-        async move { role.run("standby", false, cancel).await }
-    });
+    let second = support::processor_with(&db, Default::default(), false).await;
+    let standby = &second.door;
     let refused = standby.execute(envelope(Uuid::new_v4(), submit("early"), Uuid::new_v4())).await;
     assert_eq!(refused.status, Status::Busy);
 
@@ -271,8 +253,7 @@ async fn a_drain_answers_what_was_taken_and_a_standby_goes_on() {
     tokio::time::timeout(Duration::from_secs(5), active).await.unwrap().unwrap();
     let outcome = standby.execute(envelope(Uuid::new_v4(), submit("late"), Uuid::new_v4())).await;
     assert_eq!((outcome.status, outcome.position), (Status::Accepted, 401));
-    cancel.cancel();
-    running.await.unwrap();
+    second.stop().await;
 }
 
 #[tokio::test]

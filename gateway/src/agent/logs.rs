@@ -15,10 +15,13 @@ use futures::stream::{self, BoxStream};
 
 use crate::app::{AgentLogs, App};
 use crate::auth::Caller;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
 use crate::events::event_stream;
 use crate::openapi::Refused;
-use crate::query::{Id, NoParams, Params};
+use crate::query::{Fresh, Id, NoParams, Params};
+use crate::view;
+
+use super::routes::MODELS;
 
 /// Between two signs of life on a quiet stream (wire.md 4).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -33,11 +36,12 @@ pub async fn follow_logs(
     caller: Caller,
     Id(id): Id,
     Params(NoParams {}): Params<NoParams>,
+    fresh: Fresh,
 ) -> ApiResult {
-    let known = app.doors.queries.agent(&caller.tenant, AgentId(id), KEEP_ALIVE / 8).await?;
-    if known.value.is_none() {
-        return Err(ApiError::new(Code::NotFound, "there is no such agent"));
-    }
+    let head = app.doors.reader.feed.head();
+    view::wait(&app, fresh, MODELS).await?;
+    let known = app.doors.queries.agent(&caller.tenant, AgentId(id), fresh.wait).await?;
+    view::present(known, "agent", head)?;
     let slot = app.stream_slot(&caller)?;
     let lines = app.doors.logs.listen(caller.tenant, AgentId(id)).await?;
     let closing = app.closing.clone();

@@ -22,7 +22,7 @@ use crate::view::{self, List};
 
 const AGENT: StreamType = StreamType::Agent;
 /// The models behind an agent: the tasks it holds are read from the tasks.
-const MODELS: &[Model] = &[Model::Agents, Model::Tasks];
+pub(super) const MODELS: &[Model] = &[Model::Agents, Model::Tasks];
 
 /// Commands that have a route of their own.
 pub(crate) const NOT_HERE: &[&str] = &["register"];

@@ -117,24 +117,30 @@ pub(crate) async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work)
         trace: Some(call.trace.as_str().to_owned()),
         ..CommandEnvelope::new(tenant, operation, accept, own_id, actor)
     };
-    let outcome = app.doors.executor.execute(envelope).await;
+    let outcome = change::execute(app, envelope).await;
     let decision = outcome.decision();
     if decision.problem.is_some() {
         return Err(error::of_outcome(decision));
     }
     let replayed = outcome.status == Status::Duplicate;
-    let mut response = match (call.prefer.respond_async, call.prefer.wait) {
-        (true, Some(wait)) => match finished(app, call, decision, wait).await {
-            Some(ended) => inline(app, call, kind, created, operation, ended).await?,
-            None => accepted(operation, resource, decision),
-        },
-        (true, None) | (false, _) => accepted(operation, resource, decision),
+    let ended = match call.prefer.wait {
+        Some(wait) => finished(app, call, decision, wait).await,
+        None => None,
+    };
+    let mut wanted = Vec::new();
+    if call.prefer.respond_async {
+        wanted.push("respond-async");
+    } else if ended.is_some() {
+        wanted.push("wait");
+    }
+    let mut response = match ended {
+        Some(ended) => inline(app, call, kind, created, operation, ended).await?,
+        None => accepted(operation, resource, decision),
     };
     if replayed {
         response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
-    let wanted: &[&str] = if call.prefer.respond_async { &["respond-async"] } else { &[] };
-    prefer::applied(&mut response, wanted);
+    prefer::applied(&mut response, &wanted);
     Ok(response)
 }
 

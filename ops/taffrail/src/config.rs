@@ -199,6 +199,17 @@ impl Config {
         Ok(self.number("queue_capacity", 1, 1_000_000)? as usize)
     }
 
+    /// Whether the values can be used, before anything is started with them.
+    ///
+    /// # Errors
+    /// The first that cannot, with what is expected.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.http_addr()?;
+        self.pool_size()?;
+        self.queue_capacity()?;
+        Ok(())
+    }
+
     /// The embedded servers' options.
     pub fn servers(&self, offline: bool) -> anyhow::Result<servers::Options> {
         let shim = std::env::current_exe().context("the program's own file cannot be found")?;

@@ -13,6 +13,7 @@ use crate::{signals, tokens};
 /// Runs some roles until a signal comes.
 pub async fn serve(config: &Config, roles: &[Role], ready: Ready) -> anyhow::Result<()> {
     let start = Instant::now();
+    config.check()?;
     if roles.is_empty() {
         bail!("name at least one --role");
     }

@@ -28,6 +28,7 @@ pub struct Options {
 /// Runs until a signal comes.
 pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Result<()> {
     let start = Instant::now();
+    config.check()?;
     let folder = Folder::of(config, options.ephemeral)?;
     let data = lock(&folder.path)?;
     // One that a killed process left behind leads nowhere.

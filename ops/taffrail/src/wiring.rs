@@ -291,7 +291,7 @@ pub async fn start(
 }
 
 impl Running {
-    /// Waits until this process decides and schedules; only for one that has no rivals.
+    /// Waits until this process decides and schedules; one with rivals may never do so.
     pub fn leads(&self) -> impl Future<Output = ()> + use<> {
         let (deciding, scheduling) = (self.deciding.clone(), self.scheduling.clone());
         async move {

@@ -192,18 +192,23 @@ impl TestProcessor {
 
 /// Starts a processor and waits until it decides.
 pub async fn processor(db: &TestDb) -> TestProcessor {
+    let processor = processor_with(db, ProcessorConfig::default(), true).await;
+    let mut active = processor.door.active();
+    active.wait_for(|active| *active).await.unwrap();
+    processor
+}
+
+/// Starts a processor; `force` takes the lease from whoever holds it.
+pub async fn processor_with(db: &TestDb, config: ProcessorConfig, force: bool) -> TestProcessor {
     let log = log(db).await;
     let feed = Feed::at(log.head().await.unwrap().position);
     let clock = Clock::read_at(Timestamp::UNIX_EPOCH);
-    let config = ProcessorConfig::default();
     let (door, role) = commands::processor(log.clone(), feed.clone(), clock, config);
     let cancel = CancellationToken::new();
     let holder = format!("test {}", unique());
     let done = tokio::spawn({
         let cancel = cancel.clone();
-        async move { role.run(&holder, true, cancel).await }
+        async move { role.run(&holder, force, cancel).await }
     });
-    let mut active = door.active();
-    active.wait_for(|active| *active).await.unwrap();
     TestProcessor { door, feed, log, cancel, done }
 }

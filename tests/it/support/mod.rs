@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 pub use database::{
     TestDb, TestProcessor, append, append_as, database, log, new_event, postgres_of_its_own,
-    processor, reader, stop_postgres,
+    processor, processor_with, reader, stop_postgres,
 };
 pub use http::Api;
 pub use nats::{TestNats, nats};
