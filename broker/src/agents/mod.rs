@@ -148,8 +148,7 @@ impl Presence {
         tracing::debug!(why, "a heartbeat was dropped");
     }
 
-    /// Takes a heartbeat in that came another way into this process.
-    pub fn observe(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
+    fn observe(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
         let observation = Observation {
             received: Instant::now(),
             at: self.0.clock.now(),
@@ -159,14 +158,6 @@ impl Presence {
         };
         self.0.heartbeats.fetch_add(1, Ordering::Relaxed);
         self.0.observed.lock().put((tenant, agent), observation);
-    }
-
-    /// Sends a heartbeat on behalf of an agent that spoke HTTP or WebSocket, so that every
-    /// process hears it; this one at once.
-    pub async fn forward(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
-        let subject = subject::agent(&tenant, agent, AgentWord::Heartbeat);
-        self.observe(tenant, agent, heartbeat.clone());
-        self.send(subject, &heartbeat).await;
     }
 
     /// Heartbeats taken in and dropped since the start.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use async_nats::jetstream::stream::{RetentionPolicy, State};
 
-use super::{Relay, Standing};
+use super::{FIRST, Relay, Standing};
 use crate::envelope::{header, header_value, unhex};
 use crate::error::During;
 use crate::{BrokerError, streams};
@@ -54,7 +54,7 @@ impl Relay {
                 }
                 Verdict::Missing => {
                     tracing::info!(stream = streams::EVENTS, "the stream is missing: it is made");
-                    streams::create(&self.jetstream, streams::events(self.first)).await?;
+                    streams::create(&self.jetstream, streams::events(FIRST)).await?;
                 }
                 Verdict::Useless(why) => self.remake(why).await?,
                 Verdict::Ahead { stream_epoch, log_epoch } => {
@@ -87,7 +87,7 @@ impl Relay {
         let Some(info) = streams::info(&self.jetstream, streams::EVENTS).await? else {
             return Ok(Verdict::Missing);
         };
-        let wanted = streams::events(self.first);
+        let wanted = streams::events(FIRST);
         if info.config.subjects != wanted.subjects
             || info.config.retention != RetentionPolicy::Limits
         {
@@ -105,7 +105,7 @@ impl Relay {
         };
         let head = self.reader.log.head().await?;
         let Some(last) = last else {
-            return Ok(Verdict::Same(Standing { epoch: head.epoch, relayed: self.first - 1 }));
+            return Ok(Verdict::Same(Standing { epoch: head.epoch, relayed: FIRST - 1 }));
         };
         let ahead = Verdict::Ahead { stream_epoch: last.epoch, log_epoch: head.epoch };
         if last.epoch > head.epoch || (last.epoch == head.epoch && last.position > head.position) {
@@ -125,8 +125,8 @@ impl Relay {
 
     /// Whether the stream begins where it should and has no hole.
     fn is_whole(&self, state: &State) -> bool {
-        let before = self.first - 1;
-        let starts = state.messages == 0 || state.first_sequence == self.first;
+        let before = FIRST - 1;
+        let starts = state.messages == 0 || state.first_sequence == FIRST;
         starts && state.last_sequence.checked_sub(before) == Some(state.messages)
     }
 
@@ -148,6 +148,6 @@ impl Relay {
         tracing::warn!(stream = streams::EVENTS, why, "the stream is made anew from the log");
         self.counters.remade.fetch_add(1, Ordering::Relaxed);
         streams::delete(&self.jetstream, streams::EVENTS).await?;
-        streams::create(&self.jetstream, streams::events(self.first)).await
+        streams::create(&self.jetstream, streams::events(FIRST)).await
     }
 }

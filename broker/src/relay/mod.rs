@@ -20,6 +20,8 @@ use session::End;
 
 use crate::BrokerError;
 
+/// First position that the stream holds: it mirrors the whole log.
+const FIRST: u64 = 1;
 /// First and longest pause after a failure or a lost race.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -54,8 +56,6 @@ pub struct Relay {
     client: Client,
     jetstream: jetstream::Context,
     reader: Reader,
-    /// First position that the stream holds: 1 unless it keeps a window only.
-    first: u64,
     standing: watch::Sender<Standing>,
     counters: Counters,
 }
@@ -67,16 +67,9 @@ impl Relay {
             jetstream: jetstream::new(client.clone()),
             client,
             reader,
-            first: 1,
             standing: watch::Sender::default(),
             counters: Counters::default(),
         }
-    }
-
-    /// The same, for a stream that begins at a later position.
-    #[must_use]
-    pub fn from_position(self, first: u64) -> Self {
-        Self { first: first.max(1), ..self }
     }
 
     /// How far the mirror has come, and under which epoch; wakes on every change.

@@ -68,14 +68,6 @@ impl Client {
         self.get(&format!("v1/tasks/{id}/why"), &[]).await
     }
 
-    /// The events of a task.
-    ///
-    /// # Errors
-    /// When there is none or no answer comes.
-    pub async fn task_events(&self, id: Uuid, query: Query<'_>) -> Result<Value, Error> {
-        self.get(&format!("v1/tasks/{id}/events"), query).await
-    }
-
     /// Any other command of a task, such as `cancel` or `requeue`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use broker::{Consumer, Relay};
+use broker::{Consumer, Presence, Relay};
 use commands::process::{QueueDepth, SchedulerHandle};
 use commands::processor::{LATENCY_BOUNDS_US, Processor};
 use deadpool_postgres::Pool;
@@ -97,6 +97,20 @@ pub fn of_consumer(metrics: &Metrics, consumer: &Consumer) {
     metrics.ask_total(name, help, &[("kind", "request")], move || c.requests.load(Relaxed) as f64);
     metrics
         .ask(name, help, &[("kind", "malformed")], move || counters.malformed.load(Relaxed) as f64);
+}
+
+/// What the agents' heartbeats told this process.
+pub fn of_presence(metrics: &Metrics, presence: &Presence) {
+    let (name, help) =
+        ("taffrail_heartbeats_total", "Heartbeats heard, by whether they were read.");
+    let heard = presence.clone();
+    metrics.ask_total(name, help, &[("outcome", "taken")], move || heard.counted().0 as f64);
+    let heard = presence.clone();
+    metrics.ask_total(name, help, &[("outcome", "dropped")], move || heard.counted().1 as f64);
+    let heard = presence.clone();
+    metrics.ask("taffrail_agents_heard", "Agents that sent a heartbeat to this process.", &[], {
+        move || heard.agents() as f64
+    });
 }
 
 /// How far the read models are.

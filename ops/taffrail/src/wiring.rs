@@ -210,6 +210,7 @@ pub async fn start(
     } else {
         Presence::new(nats.clone(), clock.clone(), tenants())
     };
+    figures::of_presence(&metrics, &presence);
     actors.spawn("presence", {
         let (presence, cancel) = (presence.clone(), actors.cancel.clone());
         async move { presence.run(cancel).await }
