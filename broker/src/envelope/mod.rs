@@ -7,6 +7,7 @@ pub mod percent;
 use async_nats::HeaderMap;
 use async_nats::header::HeaderName;
 use domain::Recorded;
+use uuid::Uuid;
 
 pub use command::{BodyKind, command_body};
 pub use event::{CloudEvent, cloud_event_json, sequence};
@@ -56,37 +57,40 @@ pub mod header {
 /// holds one epoch throughout, and its last message tells which.
 pub fn event_headers(event: &Recorded, epoch: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let mut put = |name: &'static str, value: &str| {
-        headers.insert(HeaderName::from_static(name), percent::encode(value).as_ref());
+    let mut put = |name: &'static str, value: String| {
+        headers.insert(HeaderName::from_static(name), value);
     };
-    put("ce-specversion", SPEC_VERSION);
-    put("ce-id", &event.event_id.to_string());
-    put("ce-source", &event::source(event));
-    put("ce-type", &event.ce_type());
-    put("ce-subject", &event.stream_id.to_string());
-    put("ce-time", &event::time(event.occurred_at));
-    put("ce-recordedtime", &event::time(event.recorded_at));
-    put("ce-sequence", &sequence(event.position));
-    put("ce-epoch", &epoch.to_string());
-    put("ce-streamversion", &event.version.to_string());
+    let encoded = |text: &str| percent::encode(text).into_owned();
+    let uuid = |id: Uuid| id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned();
+    let (epoch, version) = (epoch.to_string(), event.version.to_string());
+    put("ce-specversion", SPEC_VERSION.into());
+    put("ce-id", uuid(event.event_id));
+    put("ce-source", event::source(event));
+    put("ce-type", event.ce_type());
+    put("ce-subject", uuid(event.stream_id));
+    put("ce-time", event::time(event.occurred_at));
+    put("ce-recordedtime", event::time(event.recorded_at));
+    put("ce-sequence", sequence(event.position));
+    put("ce-epoch", epoch.clone());
+    put("ce-streamversion", version.clone());
     if let Some(id) = event.correlation_id {
-        put("ce-correlationid", &id.to_string());
+        put("ce-correlationid", uuid(id));
     }
     if let Some(position) = event.causation_position {
-        put("ce-causationid", &sequence(position));
+        put("ce-causationid", sequence(position));
     }
-    put("ce-commandid", &event.command_id.to_string());
-    put("ce-actor", &event.actor);
+    put("ce-commandid", uuid(event.command_id));
+    put("ce-actor", encoded(&event.actor));
     if let Some(trace) = &event.trace {
-        put("ce-traceparent", trace);
+        put("ce-traceparent", encoded(trace));
     }
-    put("ce-datacontenttype", JSON);
-    put(header::POSITION, &event.position.to_string());
-    put(header::EPOCH, &epoch.to_string());
-    put(header::VERSION, &event.version.to_string());
+    put("ce-datacontenttype", JSON.into());
+    put(header::POSITION, event.position.to_string());
+    put(header::EPOCH, epoch);
+    put(header::VERSION, version);
     let hash = hex(&event.hash);
-    put("ce-hash", &hash);
-    put(header::HASH, &hash);
+    put("ce-hash", hash.clone());
+    put(header::HASH, hash);
     headers
 }
 
@@ -124,7 +128,9 @@ pub fn is_traceparent(text: &str) -> bool {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    let mut out = String::with_capacity(2 * bytes.len());
+    out.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]));
+    out
 }
 
 /// 32 bytes out of 64 hex digits.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
 use domain::Recorded;
 use futures::{FutureExt, StreamExt};
 use serde::Deserialize;
@@ -63,9 +63,10 @@ struct Refusal {
 struct Session<'a> {
     relay: &'a Relay,
     acks: Subscriber,
-    /// Acks come to `<inbox>.<position>`: one subscription and no table of waiters, which
-    /// the client library would keep for good where an ack is lost.
-    inbox: String,
+    /// Where all acks come, in the order of publishing: one subscription and no table of
+    /// waiters, which the client library would keep for good where an ack is lost; and one
+    /// subject, for which the server need not look up its way each time.
+    inbox: Subject,
     epoch: u64,
     sent: u64,
     acked: u64,
@@ -79,8 +80,8 @@ pub(super) async fn run(
     standing: Standing,
     cancel: &CancellationToken,
 ) -> Result<End, BrokerError> {
-    let inbox = relay.client.new_inbox();
-    let acks = relay.client.subscribe(format!("{inbox}.*")).await.during("subscribing to acks")?;
+    let inbox = Subject::from(relay.client.new_inbox());
+    let acks = relay.client.subscribe(inbox.clone()).await.during("subscribing to acks")?;
     let mut session = Session {
         relay,
         acks,
@@ -102,6 +103,7 @@ impl Session<'_> {
         let mut head = feed.watch();
         let mut poll = Instant::now();
         let mut compare = Instant::now() + COMPARE;
+        let mut stood = self.acked;
         loop {
             let known = *head.borrow_and_update();
             let before = self.sent;
@@ -115,6 +117,11 @@ impl Session<'_> {
                 if let Some(end) = self.ack(ack)? {
                     return Ok(end);
                 }
+            }
+            if self.acked != stood {
+                stood = self.acked;
+                // Once for all of them: this wakes everybody who waits for it.
+                self.relay.stand(Standing { epoch: self.epoch, relayed: self.acked });
             }
             if self.sent != self.acked {
                 compare = Instant::now() + COMPARE;
@@ -183,10 +190,9 @@ impl Session<'_> {
             async_nats::header::NATS_EXPECTED_LAST_SEQUENCE,
             (event.position - 1).to_string(),
         );
-        let reply = format!("{}.{}", self.inbox, event.position);
         let sent = self.relay.client.publish_with_reply_and_headers(
             subject::event(event),
-            reply,
+            self.inbox.clone(),
             headers,
             event.payload.clone(),
         );
@@ -216,7 +222,6 @@ impl Session<'_> {
                 self.acked = sequence;
                 self.overdue = Instant::now() + ACK_TIMEOUT;
                 self.relay.counters.published.fetch_add(1, Ordering::Relaxed);
-                self.relay.stand(Standing { epoch: self.epoch, relayed: sequence });
                 Ok(None)
             }
             (_, None) => failed("an ack for another sequence came"),
@@ -243,15 +248,13 @@ impl Session<'_> {
 
     /// Waits for the answers that are still to come, and counts those that are good.
     async fn drain(&mut self) {
-        let last = format!("{}.{}", self.inbox, self.sent);
-        while self.acked < self.sent {
+        let mut awaited = self.sent - self.acked;
+        while awaited > 0 && self.acked < self.sent {
             let Some(message) = self.acks.next().await else { return };
-            let done = message.subject.as_str() == last;
             // What went wrong is found by the comparison that follows.
             let _ = self.ack(Some(message));
-            if done {
-                return;
-            }
+            awaited -= 1;
         }
+        self.relay.stand(Standing { epoch: self.epoch, relayed: self.acked });
     }
 }
