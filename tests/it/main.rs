@@ -23,4 +23,5 @@ mod relay;
 mod roles;
 mod servers;
 mod store;
+mod taken_for_new;
 mod up;

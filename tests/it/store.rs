@@ -128,7 +128,7 @@ async fn a_lost_race_for_a_version_writes_nothing() {
     let lease = leases.acquire("processor", "x", Duration::from_secs(60), true).await.unwrap();
     let mut batch = store::Append::default();
     for id in [Uuid::new_v4(), stream] {
-        batch.events.push(support::new_event(id, 1, submitted("second")));
+        batch.events.push(support::new_event(id, 1, submitted("second")).hashed());
     }
     let writer = log.writer().await.unwrap();
     let error = writer.append(lease.unwrap().token, &batch).await.unwrap_err();

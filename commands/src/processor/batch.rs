@@ -120,6 +120,17 @@ impl Decider {
         let Some(stream) = self.batch.streams.get(&key) else { return };
 
         let verdict = self.verdict(command, stream);
+        let changes = verdict.as_ref().is_ok_and(|events| !events.is_empty());
+        if stream.version == 0
+            && !changes
+            && !self.known.looked_for.contains(&key)
+            && !command.new_stream
+        {
+            // Only an event would meet the one that shows that the stream is not new.
+            self.held_back.insert(key);
+            self.batch.parked.push(Pending { asks: true, ..pending });
+            return;
+        }
         let claims: Vec<ClaimChange> =
             verdict.iter().flatten().filter_map(Event::claim_change).collect();
         let wanted = command.command.claim();
@@ -206,7 +217,6 @@ impl Decider {
                 trace: trace.clone(),
                 occurred_at: self.now,
                 payload: Bytes::from(event.payload()),
-                hash: [0; 32],
                 event,
             };
             append.events.push(new.hashed());

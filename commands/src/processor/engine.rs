@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Claim, Code, Outcome, Problem, Status, TenantId};
+use domain::{Claim, Code, Outcome, Problem, Recorded, Status, TenantId};
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesOrdered;
 use lru::LruCache;
-use store::{Append, Feed, Log, NewEvent, Snapshot, StoreError, StreamKey, Writer, Written};
+use store::{Append, Feed, Log, Snapshot, StoreError, StreamKey, Writer, Written};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const DRAIN: Duration = Duration::from_secs(8);
 /// About what a command adds to a flush beside its body.
 const COMMAND_BYTES: usize = 256;
+/// Fewer commands than these wait for the flush that is under way: what a statement costs
+/// whatever is in it is then better shared than paid once more.
+const PIPELINED: usize = 48;
 
 /// Why the engine ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ pub(super) struct Engine {
     retries: VecDeque<Vec<Pending>>,
     /// Before the next retry; grows while the database is away.
     pause: Duration,
+    /// Until then nothing is taken for new without a look at the log.
+    careful_until: Instant,
     flights: FuturesOrdered<BoxFuture<'static, Flight>>,
     lookup: Option<BoxFuture<'static, Looked>>,
 }
@@ -107,6 +112,7 @@ impl Engine {
             parked: VecDeque::new(),
             retries: VecDeque::new(),
             pause: Duration::ZERO,
+            careful_until: Instant::now() + config.careful,
             flights: FuturesOrdered::new(),
             lookup: None,
         })
@@ -137,7 +143,7 @@ impl Engine {
             // must fill the memory.
             let room = self.lookup.is_none()
                 && self.retries.is_empty()
-                && arrived.is_empty()
+                && arrived.len() < self.config.batch_commands
                 && self.parked.len() + self.repeats < self.config.batch_commands;
             tokio::select! {
                 biased;
@@ -155,7 +161,7 @@ impl Engine {
                     self.looked_up(found);
                 }
                 count = queue.recv_many(&mut arrived, self.config.batch_commands),
-                    if room && !draining && self.flights.len() < self.config.in_flight =>
+                    if room && !draining =>
                 {
                     if count == 0 {
                         deadline = Some(Instant::now() + DRAIN);
@@ -214,7 +220,10 @@ impl Engine {
                 self.under_way.entry(pending.command_key()).or_default();
             }
             retry
-        } else if self.flights.len() < self.config.in_flight {
+        } else if self.flights.is_empty()
+            || (self.flights.len() < self.config.in_flight
+                && arrived.len() + self.parked.len() >= PIPELINED)
+        {
             self.form(arrived)
         } else {
             return;
@@ -224,7 +233,7 @@ impl Engine {
         }
 
         let mut live = HashMap::new();
-        let mut questions = Questions::default();
+        let mut questions = Questions::new(Instant::now() < self.careful_until);
         for pending in &commands {
             let key = pending.stream_key();
             // Taken out now: until the decision it could be evicted, and an absent stream
@@ -289,6 +298,9 @@ impl Engine {
         match found {
             Ok((known, writer)) => {
                 self.writer = Some(writer.clone());
+                if !known.results.is_empty() {
+                    self.careful_until = Instant::now() + self.config.careful;
+                }
                 let decider = Decider::new(known, live, self.clock.now(), self.config.stream_limit);
                 let batch = decider.decide(commands);
                 self.launch(batch, writer);
@@ -324,21 +336,9 @@ impl Engine {
             let result = writer.append(token, &append).await;
             Flight { append, decided, streams, writer, result, took: start.elapsed() }
         };
-        // Spawned, so that the statement is on its way while the next batch is decided.
-        let flight = tokio::spawn(flight);
-        self.flights.push_back(
-            async move {
-                match flight.await {
-                    Ok(flight) => flight,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        // Only the end of the runtime cancels it.
-                        Err(_) => std::future::pending().await,
-                    },
-                }
-            }
-            .boxed(),
-        );
+        // The loop polls the newest flight before it takes anything else, which puts the
+        // statement on the wire: in the order of the batches, beside those under way.
+        self.flights.push_back(flight.boxed());
     }
 
     fn landed(&mut self, flight: Flight) -> Option<Ended> {
@@ -389,12 +389,15 @@ impl Engine {
         for pending in &mut commands {
             // The repeats that waited for it keep waiting: `under_way` stays as it is.
             self.cache.pop(&pending.stream_key());
-            pending.failed = true;
+            // A refused statement is certain to have left nothing behind.
+            pending.failed |= !blame;
+            pending.asks = true;
             pending.blamed += u32::from(blame);
         }
         if !blame {
             self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
         }
+        self.careful_until = Instant::now() + self.config.careful;
         let blamed = commands.first().map_or(0, |pending| pending.blamed);
         if !blame || blamed <= 1 {
             self.retries.push_front(commands);
@@ -466,7 +469,7 @@ impl Engine {
 
     /// Stores the states of streams that passed a multiple of the interval in this batch.
     fn keep_snapshots(&self, append: &Append, streams: &HashMap<StreamKey, Snapshot>) {
-        let due = |event: &&NewEvent| event.version.is_multiple_of(self.config.snapshot_every);
+        let due = |event: &&Arc<Recorded>| event.version.is_multiple_of(self.config.snapshot_every);
         let due: HashSet<StreamKey> = (append.events.iter().filter(due))
             .map(|event| (event.tenant.clone(), event.stream_id))
             .collect();

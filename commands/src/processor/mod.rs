@@ -12,6 +12,7 @@ mod role;
 mod stats;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::{Code, Outcome, Problem, Status};
 use store::StreamKey;
@@ -40,6 +41,10 @@ pub struct ProcessorConfig {
     pub stream_limit: u64,
     /// Events between two snapshots of a stream.
     pub snapshot_every: u64,
+    /// How long every id is looked up before it is decided, after a start and after a repeat:
+    /// repeats come in swarms, when something in between has failed. In quiet times an id is
+    /// taken for new, and the log's unique keys tell if it is not.
+    pub careful: Duration,
 }
 
 impl Default for ProcessorConfig {
@@ -52,6 +57,7 @@ impl Default for ProcessorConfig {
             cache: 50_000,
             stream_limit: 50_000,
             snapshot_every: 200,
+            careful: Duration::from_secs(5),
         }
     }
 }
@@ -59,10 +65,13 @@ impl Default for ProcessorConfig {
 /// A command that somebody waits for.
 #[derive(Debug)]
 struct Pending {
-    command: CommandEnvelope,
+    /// Boxed, because it goes through many hands.
+    command: Box<CommandEnvelope>,
     reply: oneshot::Sender<Outcome>,
-    /// It was aboard a flush or a look-up that failed: the log is asked whatever is known.
+    /// It was aboard a flush or a look-up that failed without a word: it may stand in the log.
     failed: bool,
+    /// The log is asked about it, whatever is known.
+    asks: bool,
     /// Failures for which the content of its batch was to blame.
     blamed: u32,
 }
@@ -148,7 +157,9 @@ impl Executor for Processor {
         }
         let (command_id, stream_id) = (command.command_id, command.stream_id);
         let (reply, answer) = oneshot::channel();
-        match self.queue.try_send(Pending { command, reply, failed: false, blamed: 0 }) {
+        let command = Box::new(command);
+        match self.queue.try_send(Pending { command, reply, failed: false, asks: false, blamed: 0 })
+        {
             Ok(()) => Box::pin(async move {
                 answer.await.unwrap_or_else(|_| {
                     let problem = Problem::new(

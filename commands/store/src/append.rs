@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use domain::recorded::Hashed;
 use domain::{Claim, Event, Recorded, StreamType, TenantId, Timestamp};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
@@ -12,51 +11,116 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::server::connect_alone;
 
-/// Advances the head where the token is the writer's, then inserts what hangs on it.
-/// The last SELECT takes its row from `h`, because a batch of refusals inserts no event.
-const APPEND: &str = "
-WITH h AS (
+/// The columns of a batch's events and of its results, with their types. `ord` counts the
+/// events up to each row's last: the position behind the head at which it stands.
+const EVENT: &[(&str, &str)] = &[
+    ("tenant", "text"),
+    ("stream_type", "text"),
+    ("stream_id", "uuid"),
+    ("version", "bigint"),
+    ("event_type", "text"),
+    ("schema_version", "smallint"),
+    ("event_id", "uuid"),
+    ("command_id", "uuid"),
+    ("actor", "text"),
+    ("correlation_id", "uuid"),
+    ("causation_position", "bigint"),
+    ("trace", "text"),
+    ("occurred_at", "timestamptz"),
+    ("payload", "bytea"),
+    ("hash", "bytea"),
+];
+const RESULT: &[(&str, &str)] = &[
+    ("command_id", "uuid"),
+    ("tenant", "text"),
+    ("fingerprint", "bytea"),
+    ("stream_type", "text"),
+    ("stream_id", "uuid"),
+    ("command", "text"),
+    ("actor", "text"),
+    ("version", "bigint"),
+    ("events", "text"),
+    ("problem", "text"),
+];
+const CLAIM: &[(&str, &str)] =
+    &[("tenant", "text"), ("kind", "text"), ("value", "text"), ("stream_id", "uuid")];
+
+/// The shapes of the statement. Most batches claim nothing, and an idle system commits
+/// commands one by one: what a statement need not do then is half of its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// One command with one event.
+    One,
+    /// Any number of each.
+    Many,
+    /// The same with claims that are taken or freed.
+    Claiming,
+}
+
+/// Advances the head where the token is the writer's, then inserts what hangs on it. The last
+/// SELECT takes its row from `h`, because a batch of refusals inserts no event.
+fn append_sql(shape: Shape) -> String {
+    let mut next = 3;
+    let mut rows = |columns: &[(&str, &str)]| {
+        let numbered = |(at, (name, kind)): (usize, &(&str, &str))| match shape {
+            Shape::One => format!("${}::{kind} AS {name}", next + at),
+            // In the select list, where rows flow; a function in FROM would first store all.
+            Shape::Many | Shape::Claiming => {
+                format!("unnest(${}::{kind}[]) AS {name}", next + at)
+            }
+        };
+        let parameters: Vec<String> = columns.iter().enumerate().map(numbered).collect();
+        next += columns.len();
+        format!("(SELECT {}) u", parameters.join(", "))
+    };
+    let with_ord = |columns: &[(&'static str, &'static str)]| {
+        let mut columns = columns.to_vec();
+        columns.push(("ord", "bigint"));
+        columns
+    };
+    let events = rows(&with_ord(EVENT));
+    let results = rows(&with_ord(RESULT));
+    let claims = if shape == Shape::Claiming {
+        let (taken, freed) = (rows(CLAIM), rows(CLAIM));
+        format!(
+            ", taken AS (
+    INSERT INTO unique_claims (tenant, kind, value, stream_id)
+    SELECT u.tenant, u.kind, u.value, u.stream_id FROM h, {taken}
+), freed AS (
+    DELETE FROM unique_claims c USING h, {freed}
+    WHERE c.tenant = u.tenant AND c.kind = u.kind AND c.value = u.value
+      AND c.stream_id = u.stream_id
+)"
+        )
+    } else {
+        String::new()
+    };
+    let names = |columns: &[(&str, &str)], prefix: &str| {
+        let names: Vec<String> =
+            columns.iter().map(|(name, _)| format!("{prefix}{name}")).collect();
+        names.join(", ")
+    };
+    format!(
+        "WITH h AS (
     UPDATE log_head SET position = position + $1,
                         recorded_at = GREATEST(clock_timestamp(), recorded_at)
     WHERE shard = 0 AND token = $2
     RETURNING position - $1 AS base, epoch, recorded_at
 ), e AS (
-    INSERT INTO events (position, epoch, tenant, stream_type, stream_id, version, event_type,
-                        schema_version, event_id, command_id, actor, correlation_id,
-                        causation_position, trace, occurred_at, recorded_at, payload, hash)
-    SELECT h.base + u.ord, h.epoch, u.tenant, u.stream_type, u.stream_id, u.version, u.event_type,
-           u.schema_version, u.event_id, u.command_id, u.actor, u.correlation_id,
-           u.causation_position, u.trace, u.occurred_at, h.recorded_at, u.payload, u.hash
-    FROM h, unnest($3::text[], $4::text[], $5::uuid[], $6::bigint[], $7::text[], $8::smallint[],
-                   $9::uuid[], $10::uuid[], $11::text[], $12::uuid[], $13::bigint[], $14::text[],
-                   $15::timestamptz[], $16::bytea[], $17::bytea[])
-         WITH ORDINALITY AS u(tenant, stream_type, stream_id, version, event_type, schema_version,
-                              event_id, command_id, actor, correlation_id, causation_position,
-                              trace, occurred_at, payload, hash, ord)
+    INSERT INTO events (position, epoch, recorded_at, {})
+    SELECT h.base + u.ord, h.epoch, h.recorded_at, {} FROM h, {events}
 ), r AS (
-    INSERT INTO command_results (command_id, tenant, fingerprint, stream_type, stream_id, command,
-                                 actor, version, position, events, problem, recorded_at)
-    SELECT u.command_id, u.tenant, u.fingerprint, u.stream_type, u.stream_id, u.command, u.actor,
-           u.version, h.base + u.ordinal, u.events, u.problem, h.recorded_at
-    FROM h, unnest($18::uuid[], $19::text[], $20::bytea[], $21::text[], $22::uuid[], $23::text[],
-                   $24::text[], $25::bigint[], $26::bigint[], $27::text[], $28::text[])
-         AS u(command_id, tenant, fingerprint, stream_type, stream_id, command, actor, version,
-              ordinal, events, problem)
-), taken AS (
-    INSERT INTO unique_claims (tenant, kind, value, stream_id)
-    SELECT u.tenant, u.kind, u.value, u.stream_id
-    FROM h, unnest($29::text[], $30::text[], $31::text[], $32::uuid[])
-         AS u(tenant, kind, value, stream_id)
-), freed AS (
-    DELETE FROM unique_claims c
-    USING h, unnest($33::text[], $34::text[], $35::text[], $36::uuid[])
-         AS u(tenant, kind, value, stream_id)
-    WHERE c.tenant = u.tenant AND c.kind = u.kind AND c.value = u.value
-      AND c.stream_id = u.stream_id
-)
-SELECT base, epoch, recorded_at FROM h";
+    INSERT INTO command_results (position, recorded_at, {})
+    SELECT h.base + u.ord, h.recorded_at, {} FROM h, {results}
+){claims} SELECT base, epoch, recorded_at FROM h",
+        names(EVENT, ""),
+        names(EVENT, "u."),
+        names(RESULT, ""),
+        names(RESULT, "u."),
+    )
+}
 
-/// An event that is decided and hashed, but has no place in the log yet.
+/// An event that is decided, but has no place in the log yet.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the same fields as Recorded")]
 pub struct NewEvent {
@@ -74,38 +138,18 @@ pub struct NewEvent {
     pub trace: Option<Arc<str>>,
     pub occurred_at: Timestamp,
     pub payload: Bytes,
-    pub hash: [u8; 32],
     pub event: Event,
 }
 
 impl NewEvent {
-    /// Sets the hash over all fields that are known before the append.
+    /// The event as it will be recorded: hashed over all fields that are known before the
+    /// append. Those that are not (position, epoch, time) are filled in by
+    /// [`Append::recorded`]; until then they are 0.
     #[must_use]
-    pub fn hashed(mut self) -> Self {
-        self.hash = Hashed {
-            tenant: &self.tenant,
-            stream_type: self.stream_type,
-            stream_id: self.stream_id,
-            version: self.version,
-            event_type: self.event_type,
-            schema_version: self.schema_version,
-            event_id: self.event_id,
-            command_id: self.command_id,
-            actor: &self.actor,
-            correlation_id: self.correlation_id,
-            causation_position: self.causation_position,
-            trace: self.trace.as_deref(),
-            occurred_at: self.occurred_at,
-            payload: &self.payload,
-        }
-        .hash();
-        self
-    }
-
-    fn recorded(self, position: u64, epoch: u64, recorded_at: Timestamp) -> Recorded {
-        Recorded {
-            position,
-            epoch,
+    pub fn hashed(self) -> Arc<Recorded> {
+        let mut event = Recorded {
+            position: 0,
+            epoch: 0,
             tenant: self.tenant,
             stream_type: self.stream_type,
             stream_id: self.stream_id,
@@ -119,11 +163,13 @@ impl NewEvent {
             causation_position: self.causation_position,
             trace: self.trace,
             occurred_at: self.occurred_at,
-            recorded_at,
+            recorded_at: Timestamp::UNIX_EPOCH,
             payload: self.payload,
-            hash: self.hash,
+            hash: [0; 32],
             decoded: OnceLock::from(Ok(self.event)),
-        }
+        };
+        event.hash = event.expected_hash();
+        Arc::new(event)
     }
 }
 
@@ -158,7 +204,7 @@ pub struct NewResult {
 #[derive(Debug, Default)]
 pub struct Append {
     /// In the order of their positions.
-    pub events: Vec<NewEvent>,
+    pub events: Vec<Arc<Recorded>>,
     /// One per command.
     pub results: Vec<NewResult>,
     /// Unique things that streams own from now on.
@@ -181,11 +227,15 @@ pub struct Written {
 impl Append {
     /// The events as recorded, after they were written.
     pub fn recorded(self, written: Written) -> Vec<Arc<Recorded>> {
-        let place = |(index, event): (usize, NewEvent)| {
-            let position = written.base + index as u64 + 1;
-            Arc::new(event.recorded(position, written.epoch, written.recorded_at))
-        };
-        self.events.into_iter().enumerate().map(place).collect()
+        let mut events = self.events;
+        for (position, event) in (written.base + 1..).zip(&mut events) {
+            // Nobody else has it yet, so nothing is copied.
+            let event = Arc::make_mut(event);
+            event.position = position;
+            event.epoch = written.epoch;
+            event.recorded_at = written.recorded_at;
+        }
+        events
     }
 }
 
@@ -193,7 +243,9 @@ impl Append {
 #[derive(Debug)]
 pub struct Writer {
     client: Client,
-    append: Statement,
+    one: Statement,
+    many: Statement,
+    claiming: Statement,
 }
 
 impl Writer {
@@ -206,12 +258,17 @@ impl Writer {
         let client = connect_alone(url).await?;
         client
             .batch_execute(
+                // There is but one plan for these statements, and making it takes longer than
+                // running it.
                 "SET lock_timeout = '2s'; SET statement_timeout = '5s';
-                 SET idle_in_transaction_session_timeout = '10s'",
+                 SET idle_in_transaction_session_timeout = '10s';
+                 SET plan_cache_mode = 'force_generic_plan'",
             )
             .await?;
-        let append = client.prepare(APPEND).await?;
-        Ok(Self { client, append })
+        let prepare = async |shape| client.prepare(&append_sql(shape)).await;
+        let (one, many) = (prepare(Shape::One).await?, prepare(Shape::Many).await?);
+        let claiming = prepare(Shape::Claiming).await?;
+        Ok(Self { client, one, many, claiming })
     }
 
     /// Whether the connection has ended.
@@ -226,48 +283,58 @@ impl Writer {
     /// violation when a stream moved on or a command id has a result already. In each
     /// case nothing of the batch is written.
     pub async fn append(&self, token: i64, batch: &Append) -> Result<Written, StoreError> {
-        let e = &batch.events;
-        let r = &batch.results;
+        let (e, r) = (&batch.events, &batch.results);
         let count = e.len() as i64;
-        let columns: [Column<'_>; 34] = [
-            column(e, |e| e.tenant.as_str()),
-            column(e, |e| e.stream_type.as_str()),
-            column(e, |e| e.stream_id),
-            column(e, |e| e.version as i64),
-            column(e, |e| e.event_type),
-            column(e, |e| e.schema_version as i16),
-            column(e, |e| e.event_id),
-            column(e, |e| e.command_id),
-            column(e, |e| &*e.actor),
-            column(e, |e| e.correlation_id),
-            column(e, |e| e.causation_position.map(|p| p as i64)),
-            column(e, |e| e.trace.as_deref()),
-            column(e, |e| e.occurred_at),
-            column(e, |e| &*e.payload),
-            column(e, |e| e.hash.as_slice()),
-            column(r, |r| r.command_id),
-            column(r, |r| r.tenant.as_str()),
-            column(r, |r| r.fingerprint.as_slice()),
-            column(r, |r| r.stream_type.as_str()),
-            column(r, |r| r.stream_id),
-            column(r, |r| r.command),
-            column(r, |r| &*r.actor),
-            column(r, |r| r.version as i64),
-            column(r, |r| r.ordinal as i64),
-            column(r, |r| r.events.join(",")),
-            column(r, |r| r.problem.as_deref()),
-            column(&batch.taken, |(tenant, ..)| tenant.as_str()),
-            column(&batch.taken, |(_, claim, _)| claim.kind),
-            column(&batch.taken, |(_, claim, _)| claim.value.as_str()),
-            column(&batch.taken, |(.., stream_id)| *stream_id),
-            column(&batch.freed, |(tenant, ..)| tenant.as_str()),
-            column(&batch.freed, |(_, claim, _)| claim.kind),
-            column(&batch.freed, |(_, claim, _)| claim.value.as_str()),
-            column(&batch.freed, |(.., stream_id)| *stream_id),
-        ];
+        let (shape, statement) = if !batch.taken.is_empty() || !batch.freed.is_empty() {
+            (Shape::Claiming, &self.claiming)
+        } else if e.len() == 1 && r.len() == 1 {
+            (Shape::One, &self.one)
+        } else {
+            (Shape::Many, &self.many)
+        };
+        let ords: Vec<i64> = (1..=count).collect();
+        let mut columns = Columns { one: shape == Shape::One, all: Vec::with_capacity(36) };
+        columns
+            .add(e, |e| e.tenant.as_str())
+            .add(e, |e| e.stream_type.as_str())
+            .add(e, |e| e.stream_id)
+            .add(e, |e| e.version as i64)
+            .add(e, |e| &*e.event_type)
+            .add(e, |e| e.schema_version as i16)
+            .add(e, |e| e.event_id)
+            .add(e, |e| e.command_id)
+            .add(e, |e| &*e.actor)
+            .add(e, |e| e.correlation_id)
+            .add(e, |e| e.causation_position.map(|p| p as i64))
+            .add(e, |e| e.trace.as_deref())
+            .add(e, |e| e.occurred_at)
+            .add(e, |e| &*e.payload)
+            .add(e, |e| e.hash.as_slice());
+        columns.add(&ords, |ord| *ord);
+        columns
+            .add(r, |r| r.command_id)
+            .add(r, |r| r.tenant.as_str())
+            .add(r, |r| r.fingerprint.as_slice())
+            .add(r, |r| r.stream_type.as_str())
+            .add(r, |r| r.stream_id)
+            .add(r, |r| r.command)
+            .add(r, |r| &*r.actor)
+            .add(r, |r| r.version as i64)
+            .add(r, |r| r.events.join(","))
+            .add(r, |r| r.problem.as_deref())
+            .add(r, |r| r.ordinal as i64);
+        if shape == Shape::Claiming {
+            for claims in [&batch.taken, &batch.freed] {
+                columns
+                    .add(claims, |(tenant, ..)| tenant.as_str())
+                    .add(claims, |(_, claim, _)| claim.kind)
+                    .add(claims, |(_, claim, _)| claim.value.as_str())
+                    .add(claims, |(.., stream_id)| *stream_id);
+            }
+        }
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&count, &token];
-        parameters.extend(columns.iter().map(|column| &**column as &(dyn ToSql + Sync)));
-        let row = self.client.query_opt(&self.append, &parameters).await?;
+        parameters.extend(columns.all.iter().map(|column| &**column as &(dyn ToSql + Sync)));
+        let row = self.client.query_opt(statement, &parameters).await?;
         let row = row.ok_or(StoreError::LeaseLost)?;
         Ok(Written {
             base: row.get::<_, i64>(0) as u64,
@@ -277,11 +344,23 @@ impl Writer {
     }
 }
 
-type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
+/// The statement's parameters: a column each, or its only value.
+struct Columns<'a> {
+    one: bool,
+    all: Vec<Box<dyn ToSql + Sync + Send + 'a>>,
+}
 
-fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Column<'a>
-where
-    Vec<V>: ToSql + Sync + Send + 'a,
-{
-    Box::new(rows.iter().map(value).collect::<Vec<V>>())
+impl<'a> Columns<'a> {
+    fn add<T, V>(&mut self, rows: &'a [T], value: impl Fn(&'a T) -> V) -> &mut Self
+    where
+        V: ToSql + Sync + Send + 'a,
+        Vec<V>: ToSql,
+    {
+        let column: Box<dyn ToSql + Sync + Send + 'a> = match rows {
+            [row] if self.one => Box::new(value(row)),
+            rows => Box::new(rows.iter().map(value).collect::<Vec<V>>()),
+        };
+        self.all.push(column);
+        self
+    }
 }

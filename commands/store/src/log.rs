@@ -287,8 +287,10 @@ impl Log {
             .prepare_cached(
                 "SELECT r.command_id, r.tenant, r.fingerprint, r.stream_id, r.version, r.position,
                         r.events, r.problem
-                 FROM unnest($1::uuid[], $2::text[]) k(command_id, tenant)
-                 JOIN command_results r USING (command_id, tenant)",
+                 FROM unnest($1::uuid[], $2::text[]) k(command_id, tenant),
+                      LATERAL (SELECT * FROM command_results r
+                               WHERE r.command_id = k.command_id AND r.tenant = k.tenant
+                               LIMIT 1) r",
             )
             .await?;
         let commands: Vec<Uuid> = ids.iter().map(|(id, _)| *id).collect();

@@ -159,10 +159,8 @@ pub fn new_event(stream_id: Uuid, version: u64, event: Event) -> NewEvent {
         trace: None,
         occurred_at: Timestamp::UNIX_EPOCH + chrono::Duration::seconds(version as i64),
         payload: Bytes::from(event.payload()),
-        hash: [0; 32],
         event,
     }
-    .hashed()
 }
 
 /// A running processor on a test's database.
