@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::seeded::{Planted, planted};
 use crate::server::connect_alone;
 
 /// Advances the head where the token is the writer's, then inserts what hangs on it.
@@ -210,6 +211,9 @@ impl Writer {
                  SET idle_in_transaction_session_timeout = '10s'",
             )
             .await?;
+        if planted(Planted::AcksBeforeFlush) {
+            client.batch_execute("SET synchronous_commit = off").await?;
+        }
         let append = client.prepare(APPEND).await?;
         Ok(Self { client, append })
     }
