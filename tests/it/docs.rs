@@ -88,7 +88,10 @@ fn every_capability_stands_there_once_with_a_known_state() {
 fn every_test_that_the_capabilities_name_exists() {
     let page = page("capabilities.md");
     let of = |crate_: &str, module: &str| {
-        let folder = if crate_ == "it" { "tests/it" } else { "domain/tests/it" };
+        let folder = match crate_ {
+            "domain" => "domain/tests/it",
+            of_taffrail => &format!("tests/{of_taffrail}"),
+        };
         std::fs::read_to_string(root().join(folder).join(format!("{module}.rs")))
     };
     let mut checked = 0;
@@ -97,7 +100,7 @@ fn every_test_that_the_capabilities_name_exists() {
         for name in row.split('`').skip(1).step_by(2) {
             let parts: Vec<&str> = name.split("::").collect();
             let test = match parts[..] {
-                ["it" | "domain", module, ref rest @ ..]
+                ["it" | "fault" | "domain", module, ref rest @ ..]
                     if module.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') =>
                 {
                     source = of(parts[0], module).unwrap_or_else(|_| panic!("{name}"));

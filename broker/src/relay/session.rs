@@ -167,7 +167,7 @@ impl Session<'_> {
     /// Publishes the next events, as many as there are and fit.
     async fn send(&mut self) -> Result<Option<End>, BrokerError> {
         let limit = usize::try_from(self.room().min(CHUNK)).unwrap_or_default();
-        let events = self.relay.reader.after(self.sent, limit).await?;
+        let events = store::seeded::relayed(self.relay.reader.after(self.sent, limit).await?);
         if let Some(last) = events.last() {
             self.relay.reader.feed.announce(last.position);
         }
@@ -219,6 +219,7 @@ impl Session<'_> {
             (_, Some(refusal)) => failed(&refusal.description),
             // In the order of publishing: a sequence left out would be a message lost.
             (Some(sequence), None) if sequence == self.acked + 1 => {
+                store::seeded::point("dies-after-puback");
                 self.acked = sequence;
                 self.overdue = Instant::now() + ACK_TIMEOUT;
                 self.relay.counters.published.fetch_add(1, Ordering::Relaxed);

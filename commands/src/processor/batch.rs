@@ -9,6 +9,7 @@ use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
     Status, TenantId, Timestamp, event_id,
 };
+use store::seeded::{Planted, planted};
 use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
 use uuid::Uuid;
 
@@ -89,7 +90,8 @@ impl Decider {
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
         for pending in commands {
             let (key, id) = (pending.stream_key(), pending.command_key());
-            if let Some(record) = self.known.results.get(&id) {
+            let forgets = planted(Planted::DedupeForgets);
+            if let Some(record) = self.known.results.get(&id).filter(|_| !forgets) {
                 let mut outcome = repeat(&pending.command, record);
                 if pending.failed && outcome.original.is_some() {
                     // Its own flush, whose answer was lost after the commit: no repeat.
@@ -189,6 +191,9 @@ impl Decider {
     ) {
         let Some(stream) = self.batch.streams.get_mut(&key) else { return };
         let command = &pending.command;
+        let forgotten = planted(Planted::DedupeForgets)
+            && self.known.results.contains_key(&pending.command_key());
+        let command_id = if forgotten { Uuid::new_v4() } else { command.command_id };
         let append = &mut self.batch.append;
         // What nothing else caused is the root of what it causes.
         let correlation_id = Some(command.correlation_id.unwrap_or(command.command_id));
@@ -209,8 +214,8 @@ impl Decider {
                 version: stream.version,
                 event_type: event.name(),
                 schema_version: event.schema_version(),
-                event_id: event_id(command.command_id, index),
-                command_id: command.command_id,
+                event_id: event_id(command_id, index),
+                command_id,
                 actor: actor.clone(),
                 correlation_id,
                 causation_position: command.causation_position,
@@ -230,7 +235,7 @@ impl Decider {
             list.push((command.tenant.clone(), claim, command.stream_id));
         }
         append.results.push(NewResult {
-            command_id: command.command_id,
+            command_id,
             tenant: command.tenant.clone(),
             fingerprint: command.fingerprint,
             stream_type: command.command.stream_type(),

@@ -351,6 +351,7 @@ impl Engine {
         }
         let error = match result {
             Ok(written) => {
+                store::seeded::point("dies-before-answer");
                 self.pause = Duration::ZERO;
                 self.stats.flushed(decided.len(), append.events.len(), took);
                 self.keep_snapshots(&append, &streams);

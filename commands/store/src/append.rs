@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::seeded::{Planted, planted};
 use crate::server::connect_alone;
 
 /// The columns of a batch's events and of its results, with their types. `ord` counts the
@@ -265,6 +266,9 @@ impl Writer {
                  SET plan_cache_mode = 'force_generic_plan'",
             )
             .await?;
+        if planted(Planted::AcksBeforeFlush) {
+            client.batch_execute("SET synchronous_commit = off").await?;
+        }
         let prepare = async |shape| client.prepare(&append_sql(shape)).await;
         let (one, many) = (prepare(Shape::One).await?, prepare(Shape::Many).await?);
         let claiming = prepare(Shape::Claiming).await?;

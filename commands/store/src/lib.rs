@@ -7,6 +7,7 @@ mod lease;
 mod log;
 mod reader;
 mod row;
+pub mod seeded;
 mod server;
 mod wake;
 

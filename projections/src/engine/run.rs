@@ -183,6 +183,7 @@ impl<P: Projection + Clone> Engine<P> {
         if !folder.storage().write(&mut client, folder.at(), *to, rows, parked).await? {
             return Ok(false);
         }
+        store::seeded::point("dies-after-rows");
         for ((tenant, stream), at) in parked {
             if at.position > folder.at().position {
                 tracing::error!(

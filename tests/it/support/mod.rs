@@ -1,7 +1,7 @@
 //! What the tests stand on: one PostgreSQL per run, a database per test, a nats-server of
 //! a test's own where it wants one, and one whole product for those that come from outside.
 
-#![allow(dead_code, reason = "each test uses the part it needs")]
+#![allow(dead_code, unused_imports, reason = "each test uses the part it needs")]
 
 mod database;
 mod http;
@@ -62,14 +62,17 @@ pub fn run_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("it");
-        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_string_lossy().into_owned();
-            if !Path::new("/proc").join(&pid).exists() {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
         let dir = root.join(std::process::id().to_string());
         std::fs::create_dir_all(&dir).unwrap();
+        // Thousands of files: nobody waits for them to go.
+        std::thread::spawn(move || {
+            for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                if !Path::new("/proc").join(&pid).exists() {
+                    let _ = std::fs::remove_dir_all(entry.path());
+                }
+            }
+        });
         dir
     })
 }

@@ -48,6 +48,7 @@ impl Process {
                 let Ok(line) = line else { break };
                 let _ = sent.send(line);
             }
+            drop(sent);
             loop {
                 std::thread::park();
             }
@@ -58,17 +59,27 @@ impl Process {
 
     /// The lines up to `{"ready":"all"}`, each as a document.
     pub fn ready(&self) -> Vec<Value> {
+        self.try_ready().expect("the process did not become ready")
+    }
+
+    /// The same; `None` when it ends or is silent for too long.
+    pub fn try_ready(&self) -> Option<Vec<Value>> {
         let mut ready = Vec::new();
         let lines = self.lines.lock().unwrap();
         loop {
-            let line = lines.recv_timeout(SOON).expect("the process did not become ready");
+            let line = lines.recv_timeout(SOON).ok()?;
             let line: Value = serde_json::from_str(&line).unwrap();
             let last = line["ready"] == "all";
             ready.push(line);
             if last {
-                return ready;
+                return Some(ready);
             }
         }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// kill -9; returns when it is gone.
