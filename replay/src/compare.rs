@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use projections::engine::memory::World;
-use projections::engine::{Pace, Projection, document};
+use projections::engine::{Projection, document};
 use projections::{Key, Model, ProjectionError, with_model};
 use serde::{Deserialize, Serialize};
 use store::Log;
@@ -57,18 +57,26 @@ pub async fn world_at<P: Projection>(
     log: &Log,
     position: u64,
 ) -> Result<World<P>, ProjectionError> {
-    let mut world = World::new(projection);
-    let mut pace = Pace::default();
-    while world.position() < position {
-        let mut events = log.read(world.position(), pace.limit()).await?;
-        events.truncate(events.partition_point(|event| event.position <= position));
-        if events.is_empty() {
-            break;
+    let world = told(World::quick(projection), log, position).await?;
+    if !world.is_spoilt() {
+        return Ok(world);
+    }
+    told(world.start_carefully(), log, position).await
+}
+
+async fn told<P: Projection>(
+    mut world: World<P>,
+    log: &Log,
+    position: u64,
+) -> Result<World<P>, ProjectionError> {
+    let mut pages = log.scan(world.position(), position);
+    loop {
+        let events = pages.next().await?;
+        if events.is_empty() || world.is_spoilt() {
+            return Ok(world);
         }
         world.apply(&events)?;
-        pace.took(&events);
     }
-    Ok(world)
 }
 
 async fn run<P: Projection>(projection: P, log: &Log) -> Result<Comparison, ProjectionError> {

@@ -7,6 +7,7 @@ mod lease;
 mod log;
 mod reader;
 mod row;
+mod scan;
 mod server;
 mod wake;
 
@@ -17,5 +18,6 @@ pub use lease::{Lease, Leases};
 pub use log::{CommandRecord, Head, Log, Rehydrated, Snapshot, StreamKey};
 pub use reader::Reader;
 pub use row::{RECORDED_COLUMNS, recorded_from_row};
+pub use scan::Scan;
 pub use server::{check_server, check_tenant_wall, connect_pool};
 pub use wake::{listen, notify};

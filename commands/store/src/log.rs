@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::row::{RECORDED_COLUMNS, recorded_from_row};
+use crate::scan::Scan;
 use crate::{StoreError, Writer};
 
 /// Names the code that folds streams; a snapshot of another name is ignored. Raise it
@@ -139,6 +140,12 @@ impl Log {
             }
         }
         Ok(events)
+    }
+
+    /// A long stretch of the log: the events behind `after` up to `to`, read and decoded
+    /// ahead of the caller.
+    pub fn scan(&self, after: u64, to: u64) -> Scan {
+        Scan::begin(self.pool.clone(), after, to)
     }
 
     /// The events of one stream behind a version.
