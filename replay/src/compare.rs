@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use projections::engine::memory::World;
-use projections::engine::{Projection, document};
+use projections::engine::{Projection, stored, stored_sql};
 use projections::{Key, Model, ProjectionError, with_model};
 use serde::{Deserialize, Serialize};
 use store::Log;
@@ -95,13 +95,13 @@ async fn run<P: Projection>(projection: P, log: &Log) -> Result<Comparison, Proj
     let world = world_at(projection, log, position).await?;
     let mut expected: HashMap<(String, String), String> = world
         .rows()
-        .map(|(tenant, key, row)| ((tenant.to_string(), key.text()), document(row)))
+        .map(|(tenant, key, row)| ((tenant.to_string(), key.text()), stored::<P>(key, row)))
         .collect();
     let rows = expected.len() as u64;
     drop(world);
 
     let mut differing = Vec::new();
-    let sql = format!("SELECT tenant, key::text, doc FROM read.{}", P::NAME);
+    let sql = format!("SELECT tenant, key::text, {} FROM read.{}", stored_sql::<P>(), P::NAME);
     let portal = transaction.bind(&sql, &[]).await?;
     loop {
         let page = transaction.query_portal(&portal, PAGE).await?;

@@ -251,7 +251,8 @@ fn differing_sql<P: Projection>() -> String {
 /// Removes the live rows that are no more, and writes those that are new or different.
 fn replace_sql<P: Projection>() -> String {
     let name = P::NAME;
-    let columns = ["doc"].into_iter().chain(P::COLUMNS.iter().map(|column| column.name));
+    let document = P::DOCUMENT.then_some("doc");
+    let columns = document.into_iter().chain(P::COLUMNS.iter().map(|column| column.name));
     let updates: Vec<String> = columns.map(|name| format!("{name} = EXCLUDED.{name}")).collect();
     format!(
         "DELETE FROM read.{name} a WHERE NOT EXISTS

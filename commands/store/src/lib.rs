@@ -17,7 +17,7 @@ pub use feed::Feed;
 pub use lease::{Lease, Leases};
 pub use log::{CommandRecord, Head, Log, Rehydrated, Snapshot, StreamKey};
 pub use reader::Reader;
-pub use row::{RECORDED_COLUMNS, recorded_from_row};
+pub use row::{RECORDED_COLUMNS, recorded_from_columns, recorded_from_row};
 pub use scan::Scan;
 pub use server::{check_server, check_tenant_wall, connect_pool};
 pub use wake::{listen, notify};
