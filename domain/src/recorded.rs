@@ -75,6 +75,17 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// The same error, with the place of the event in the log.
+    #[must_use]
+    pub fn at(self, position: u64) -> Self {
+        match self {
+            Self::Malformed { event, reason, .. } => Self::Malformed { event, position, reason },
+            unknown @ Self::Unknown { .. } => unknown,
+        }
+    }
+}
+
 impl Recorded {
     /// The event in its newest shape.
     ///
@@ -89,12 +100,7 @@ impl Recorded {
                     self.schema_version,
                     &self.payload,
                 )
-                .map_err(|error| match error {
-                    DecodeError::Malformed { event, reason, .. } => {
-                        DecodeError::Malformed { event, position: self.position, reason }
-                    }
-                    unknown @ DecodeError::Unknown { .. } => unknown,
-                })
+                .map_err(|error| error.at(self.position))
             })
             .as_ref()
     }

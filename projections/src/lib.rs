@@ -24,5 +24,5 @@ mod testing;
 pub use engine::{Key, Projection};
 pub use error::{ProjectionError, QueryError};
 pub use models::Model;
-pub use progress::Progress;
+pub use progress::{Counted, Progress};
 pub use query::{Answer, Cursor, Page, Queries};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ struct PerModel {
 pub struct Counters {
     events: AtomicU64,
     batches: AtomicU64,
+    micros: AtomicU64,
     unknown: AtomicU64,
     skipped: AtomicU64,
     parked: AtomicU64,
@@ -35,6 +37,8 @@ pub struct Counted {
     pub events: u64,
     /// Batches committed.
     pub batches: u64,
+    /// Time that they took, from the fold's begin to the commit, in microseconds.
+    pub micros: u64,
     /// Events of types that this release does not know.
     pub unknown: u64,
     /// Events of parked streams.
@@ -51,6 +55,11 @@ impl Counters {
         self.skipped.fetch_add(skipped, Relaxed);
     }
 
+    pub(crate) fn took(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Relaxed);
+    }
+
     pub(crate) fn parked(&self, streams: usize) {
         self.parked.store(streams as u64, Relaxed);
     }
@@ -60,6 +69,7 @@ impl Counters {
         Counted {
             events: self.events.load(Relaxed),
             batches: self.batches.load(Relaxed),
+            micros: self.micros.load(Relaxed),
             unknown: self.unknown.load(Relaxed),
             skipped: self.skipped.load(Relaxed),
             parked: self.parked.load(Relaxed),

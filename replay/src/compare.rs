@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use projections::engine::memory::World;
-use projections::engine::{Pace, Projection, document};
+use projections::engine::{Projection, stored, stored_sql};
 use projections::{Key, Model, ProjectionError, with_model};
 use serde::{Deserialize, Serialize};
 use store::Log;
@@ -57,18 +57,26 @@ pub async fn world_at<P: Projection>(
     log: &Log,
     position: u64,
 ) -> Result<World<P>, ProjectionError> {
-    let mut world = World::new(projection);
-    let mut pace = Pace::default();
-    while world.position() < position {
-        let mut events = log.read(world.position(), pace.limit()).await?;
-        events.truncate(events.partition_point(|event| event.position <= position));
-        if events.is_empty() {
-            break;
+    let world = told(World::quick(projection), log, position).await?;
+    if !world.is_spoilt() {
+        return Ok(world);
+    }
+    told(world.start_carefully(), log, position).await
+}
+
+async fn told<P: Projection>(
+    mut world: World<P>,
+    log: &Log,
+    position: u64,
+) -> Result<World<P>, ProjectionError> {
+    let mut pages = log.scan(world.position(), position);
+    loop {
+        let events = pages.next().await?;
+        if events.is_empty() || world.is_spoilt() {
+            return Ok(world);
         }
         world.apply(&events)?;
-        pace.took(&events);
     }
-    Ok(world)
 }
 
 async fn run<P: Projection>(projection: P, log: &Log) -> Result<Comparison, ProjectionError> {
@@ -87,13 +95,13 @@ async fn run<P: Projection>(projection: P, log: &Log) -> Result<Comparison, Proj
     let world = world_at(projection, log, position).await?;
     let mut expected: HashMap<(String, String), String> = world
         .rows()
-        .map(|(tenant, key, row)| ((tenant.to_string(), key.text()), document(row)))
+        .map(|(tenant, key, row)| ((tenant.to_string(), key.text()), stored::<P>(key, row)))
         .collect();
     let rows = expected.len() as u64;
     drop(world);
 
     let mut differing = Vec::new();
-    let sql = format!("SELECT tenant, key::text, doc FROM read.{}", P::NAME);
+    let sql = format!("SELECT tenant, key::text, {} FROM read.{}", stored_sql::<P>(), P::NAME);
     let portal = transaction.bind(&sql, &[]).await?;
     loop {
         let page = transaction.query_portal(&portal, PAGE).await?;

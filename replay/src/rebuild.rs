@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Transaction};
 use domain::Recorded;
-use projections::engine::{Checkpoint, Folded, Folder, Pace, Projection, Schema, Storage};
+use projections::engine::{Checkpoint, Folded, Folder, Projection, Schema, Storage};
 use projections::{Model, ProjectionError, with_model};
 use serde::{Deserialize, Serialize};
 use store::Log;
 
 /// Rows kept in memory between batches.
 const KEPT_BYTES: usize = 128 << 20;
+/// Events folded at a time.
+const BATCH: usize = 8_192;
+/// Payload bytes folded at a time.
+const BATCH_BYTES: usize = 8 << 20;
 /// Events that the last step may fold while it holds the live engine up.
 const LAST_STEP: u64 = 2_000;
 /// Rounds of catching up with a live model that keeps running ahead.
@@ -131,7 +135,7 @@ async fn live_position<P: Projection>(client: &Client) -> Result<u64, Projection
     Ok(Storage::<P>::new(Schema::Live).checkpoint(client).await?.0.position)
 }
 
-/// Folds the log into the shadow up to a position; reads ahead while it writes.
+/// Folds the log into the shadow up to a position; the log is read ahead meanwhile.
 async fn catch_up<P: Projection>(
     folder: &mut Folder<P>,
     log: &Log,
@@ -139,16 +143,20 @@ async fn catch_up<P: Projection>(
     target: u64,
     mut progress: impl FnMut(u64),
 ) -> Result<(), ProjectionError> {
-    let mut pace = Pace::default();
-    let mut events = log.read(folder.at().position, pace.limit()).await?;
+    let mut pages = log.scan(folder.at().position, target);
+    let (mut events, mut bytes) = (Vec::new(), 0);
     loop {
-        events.truncate(events.partition_point(|event| event.position <= target));
-        let Some(last) = events.last().map(|last| last.position) else { return Ok(()) };
-        pace.took(&events);
-        let ahead = tokio::spawn({
-            let (log, limit) = (log.clone(), pace.limit());
-            async move { if last < target { log.read(last, limit).await } else { Ok(Vec::new()) } }
-        });
+        let page = pages.next().await?;
+        let over = page.is_empty();
+        bytes += page.iter().map(|event| event.payload.len()).sum::<usize>();
+        events.extend(page);
+        // Rows that change often are written the less often, the longer the batch.
+        if events.len() < BATCH && bytes < BATCH_BYTES && !over {
+            continue;
+        }
+        let Some(last) = events.last().map(|last: &Arc<Recorded>| last.position) else {
+            return Ok(());
+        };
         if let Some(folded) = folder.fold(&*client, &events).await? {
             let Folded { rows, parked, to, .. } = &folded;
             if !folder.storage().write(client, folder.at(), *to, rows, parked).await? {
@@ -157,11 +165,12 @@ async fn catch_up<P: Projection>(
             }
             folder.settle(folded);
         }
+        events.clear();
+        bytes = 0;
         progress(last);
-        events = match ahead.await {
-            Ok(read) => read?,
-            Err(_) => log.read(last, pace.limit()).await?,
-        };
+        if over {
+            return Ok(());
+        }
     }
 }
 
@@ -242,7 +251,8 @@ fn differing_sql<P: Projection>() -> String {
 /// Removes the live rows that are no more, and writes those that are new or different.
 fn replace_sql<P: Projection>() -> String {
     let name = P::NAME;
-    let columns = ["doc"].into_iter().chain(P::COLUMNS.iter().map(|column| column.name));
+    let document = P::DOCUMENT.then_some("doc");
+    let columns = document.into_iter().chain(P::COLUMNS.iter().map(|column| column.name));
     let updates: Vec<String> = columns.map(|name| format!("{name} = EXCLUDED.{name}")).collect();
     format!(
         "DELETE FROM read.{name} a WHERE NOT EXISTS

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::task::{SubmitTask, TaskCommand};
 use domain::{Aggregate, Command, Event, Facts, StreamType, TaskId, TenantId, Timestamp};
+use projections::audit::{AuditFilter, Bound};
 use projections::engine::{Folder, Schema, Storage, run_all};
 use projections::tasks::{TaskFilter, Tasks};
 use projections::{Model, Progress, Queries};
@@ -245,6 +246,70 @@ async fn the_engine_outlives_its_connections() {
     for model in Model::ALL {
         assert_eq!(replay::compare(model, &log).await.unwrap().differing, vec![], "{model}");
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn audit_lines_are_found_by_whatever_names_them() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let running = Running::on(&log).await;
+    let queries = queries(&db);
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    let first = support::append(&log, vec![(one, done("one"))]).await;
+    let cancelled = history(&[("submit", r#"{"title":"two"}"#), ("cancel", "{}")]);
+    let second = support::append(&log, vec![(two, cancelled)]).await;
+    caught_up(&queries, 6).await;
+    let find = async |filter: AuditFilter| -> Vec<u64> {
+        let page = queries.audit(&tenant(), &filter, 50, None).await.unwrap().value;
+        page.items.iter().map(|line| line.position).collect()
+    };
+    let (some, time) = (AuditFilter::default, |at: Timestamp| Some(Bound::Time(at)));
+    let (before, after) = (first[0].recorded_at, second[0].recorded_at);
+    let agent = domain::AgentId::nth(7);
+    for (filter, expected) in [
+        (some(), vec![6, 5, 4, 3, 2, 1]),
+        (AuditFilter { task: Some(TaskId(one)), ..some() }, vec![4, 3, 2, 1]),
+        (AuditFilter { agent: Some(agent), ..some() }, vec![4, 3, 2]),
+        (AuditFilter { crew: Some(domain::CrewId(one)), ..some() }, vec![]),
+        (AuditFilter { kind: Some("task.started".into()), ..some() }, vec![3]),
+        (AuditFilter { kind: Some("task.cancelled".into()), ..some() }, vec![6]),
+        (AuditFilter { actor: Some("test".into()), ..some() }, vec![6, 5, 4, 3, 2, 1]),
+        (AuditFilter { actor: Some("manager:scheduler".into()), ..some() }, vec![]),
+        (AuditFilter { from: Some(Bound::Position(5)), ..some() }, vec![6, 5]),
+        (AuditFilter { from: time(after), ..some() }, vec![6, 5]),
+        (AuditFilter { from: time(before), to: time(before), ..some() }, vec![4, 3, 2, 1]),
+        (AuditFilter { to: time(Timestamp::UNIX_EPOCH), ..some() }, vec![]),
+    ] {
+        assert_eq!(find(filter.clone()).await, expected, "{filter:?}");
+    }
+    // What the line says comes from the event itself.
+    let page = queries.audit(&tenant(), &some(), 1, None).await.unwrap().value;
+    assert_eq!((page.items[0].summary.as_str(), page.items[0].version), ("cancelled", 2));
+    let rest = queries.audit(&tenant(), &some(), 1, page.next.as_deref()).await.unwrap().value;
+    assert_eq!(rest.items[0].position, 5);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_whose_checkpoint_is_held_hinders_no_other() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let running = Running::on(&log).await;
+    let queries = queries(&db);
+    // As the last step of a rebuild holds it.
+    let mut client = log.pool().get().await.unwrap();
+    let hold = client.transaction().await.unwrap();
+    let lock = "SELECT FROM read.checkpoints WHERE model = 'audit' FOR UPDATE";
+    hold.query_one(lock, &[]).await.unwrap();
+    let last = support::append(&log, vec![(Uuid::new_v4(), done("meanwhile"))]).await;
+    let position = last.last().unwrap().position;
+    for model in Model::ALL.into_iter().filter(|model| *model != Model::Audit) {
+        queries.wait_for(model, position, SOON).await.unwrap();
+    }
+    assert_eq!(running.progress.position(Model::Audit), 0);
+    hold.rollback().await.unwrap();
+    caught_up(&queries, position).await;
     running.stop().await;
 }
 

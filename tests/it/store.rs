@@ -224,3 +224,44 @@ async fn a_server_that_may_lose_commits_is_refused_with_the_remedy() {
     }
     support::stop_postgres(server).await;
 }
+
+#[tokio::test]
+async fn a_scan_reads_what_pages_read() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let streams = (0..700).map(|_| (Uuid::new_v4(), crate::engine::done("t"))).collect();
+    support::append(&log, streams).await;
+    // With and without what may be absent.
+    db.sql(
+        "ALTER TABLE events DISABLE TRIGGER append_only;
+         UPDATE events SET correlation_id = event_id, causation_position = 7, trace = 'a-b'
+         WHERE position % 2 = 0",
+    )
+    .await;
+    let paged = log.read(10, 5_000).await.unwrap();
+    let mut scan = log.scan(10, 2_790);
+    let mut scanned = Vec::new();
+    loop {
+        let page = scan.next().await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        scanned.extend(page);
+    }
+    assert_eq!(scanned.len(), 2_780);
+    for (one, other) in scanned.iter().zip(&paged) {
+        assert_eq!(one.event().unwrap(), other.event().unwrap());
+        assert_eq!(format!("{one:?}"), format!("{other:?}"));
+    }
+    assert!(log.scan(2_800, 9_000).next().await.unwrap().is_empty(), "behind the end is nothing");
+
+    db.sql("DELETE FROM events WHERE position = 500").await;
+    let mut scan = log.scan(0, 2_800);
+    let hole = loop {
+        match scan.next().await {
+            Ok(page) => assert!(!page.is_empty(), "the hole was passed over"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(hole, StoreError::Hole { expected: 500, found: 501 }), "{hole}");
+}

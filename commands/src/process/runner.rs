@@ -161,6 +161,7 @@ impl Run {
                 return Ok(());
             }
         };
+        self.catch_up(start).await?;
         let mut polled = Instant::now();
         while !session.cancel.is_cancelled() {
             let before = self.position;
@@ -194,6 +195,29 @@ impl Run {
                 () = tokio::time::sleep(idle) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Folds what stood in the log at the start; what a lost connection leaves of it comes
+    /// by pages.
+    async fn catch_up(&mut self, start: u64) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let Some(mut pages) = self.session.source.scan(self.position, start) else {
+            return Ok(());
+        };
+        while !self.session.cancel.is_cancelled() {
+            match pages.next().await {
+                Ok(events) if events.is_empty() => break,
+                Ok(events) => self.fold(&events)?,
+                Err(error) if error.is_transient() => {
+                    self.wait_for_log(&error).await;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let ms = began.elapsed().as_millis() as u64;
+        tracing::debug!(position = self.position, ms, "the managers folded the log");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::{Recorded, TenantId};
-use store::{Reader, StoreError};
+use store::{Reader, Scan, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -18,6 +18,10 @@ pub trait Source: Send + Sync + 'static {
     fn head(&self) -> Boxed<Result<u64, StoreError>>;
     /// The events behind a position, in order and without a hole.
     fn after(&self, position: u64, limit: usize) -> Boxed<Events>;
+    /// A long stretch of the log, read and decoded ahead; `None`: it comes by pages alone.
+    fn scan(&self, _after: u64, _to: u64) -> Option<Scan> {
+        None
+    }
     /// The events of one stream behind a version.
     fn stream(&self, tenant: TenantId, id: Uuid, version: u64, limit: usize) -> Boxed<Events>;
     /// The last committed position that this process knows of.
@@ -33,6 +37,10 @@ impl Source for Reader {
     fn after(&self, position: u64, limit: usize) -> Boxed<Events> {
         let reader = self.clone();
         Box::pin(async move { Self::after(&reader, position, limit).await })
+    }
+
+    fn scan(&self, after: u64, to: u64) -> Option<Scan> {
+        Some(self.log.scan(after, to))
     }
 
     fn stream(&self, tenant: TenantId, id: Uuid, version: u64, limit: usize) -> Boxed<Events> {

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
-use domain::{Aggregate, Claim, Recorded, TenantId, Timestamp};
+use domain::{Aggregate, Claim, Event, Recorded, StreamType, TenantId, Timestamp};
+use futures::future::try_join_all;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::row::{RECORDED_COLUMNS, recorded_from_row};
+use crate::scan::Scan;
 use crate::{StoreError, Writer};
 
 /// Names the code that folds streams; a snapshot of another name is ignored. Raise it
@@ -141,6 +143,12 @@ impl Log {
         Ok(events)
     }
 
+    /// A long stretch of the log: the events behind `after` up to `to`, read and decoded
+    /// ahead of the caller.
+    pub fn scan(&self, after: u64, to: u64) -> Scan {
+        Scan::begin(self.pool.clone(), after, to)
+    }
+
     /// The events of one stream behind a version.
     ///
     /// # Errors
@@ -161,8 +169,12 @@ impl Log {
         self.select(&sql, &[&tenant.as_str(), &stream_id, &after, &limit]).await
     }
 
-    /// Folds many streams at once, each from its snapshot if there is one: two queries,
-    /// one round trip. A stream without events is absent from the answer.
+    /// Folds many streams at once, each from its snapshot if there is one: a statement per
+    /// stream and one for the snapshots, all in one round trip. A stream without events is
+    /// absent from the answer.
+    ///
+    /// A statement over all keys would be planned anew for every list of them, which costs
+    /// more than reading a short stream.
     ///
     /// # Errors
     /// When the log cannot be reached.
@@ -170,62 +182,88 @@ impl Log {
         if keys.is_empty() {
             return Ok(Rehydrated::default());
         }
-        let tenants: Vec<&str> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
-        let ids: Vec<Uuid> = keys.iter().map(|(_, id)| *id).collect();
         let client = self.pool.get().await?;
-        let snapshots = client
-            .prepare_cached(
-                "SELECT s.tenant, s.stream_id, s.version, s.state
-                 FROM unnest($1::text[], $2::uuid[]) k(tenant, stream_id)
-                 JOIN snapshots s USING (tenant, stream_id) WHERE s.fold = $3",
-            )
-            .await?;
-        let events = client
-            .prepare_cached(&format!(
-                "SELECT {RECORDED_COLUMNS}
-                 FROM unnest($1::text[], $2::uuid[]) k(tenant, stream_id)
-                 LEFT JOIN snapshots s ON s.tenant = k.tenant AND s.stream_id = k.stream_id
-                                      AND s.fold = $3
-                 JOIN LATERAL (
-                     SELECT * FROM events e
-                     WHERE e.tenant = k.tenant AND e.stream_id = k.stream_id
-                       AND e.version > COALESCE(s.version, 0)
-                     ORDER BY e.version
-                 ) e ON true"
-            ))
-            .await?;
-        let parameters: [&(dyn ToSql + Sync); 3] = [&tenants, &ids, &FOLD];
+        let (events, snapshot, snapshots) = tokio::try_join!(
+            client.prepare_cached(
+                "SELECT e.version, e.stream_type, e.event_type, e.schema_version, e.payload,
+                        e.position
+                 FROM events e
+                 WHERE e.tenant = $1 AND e.stream_id = $2
+                   AND e.version > COALESCE((SELECT s.version FROM snapshots s
+                                             WHERE s.tenant = $1 AND s.stream_id = $2
+                                               AND s.fold = $3), 0)
+                 ORDER BY e.version",
+            ),
+            client.prepare_cached(
+                "SELECT s.stream_id, s.version, s.state FROM snapshots s
+                 WHERE s.tenant = $1 AND s.stream_id = $2 AND s.fold = $3",
+            ),
+            client.prepare_cached(
+                "SELECT s.stream_id, s.version, s.state FROM snapshots s
+                 WHERE s.tenant = $1 AND s.stream_id = ANY($2) AND s.fold = $3",
+            ),
+        )?;
+        let mut by_tenant: HashMap<&TenantId, Vec<Uuid>> = HashMap::new();
+        for (tenant, id) in keys {
+            by_tenant.entry(tenant).or_default().push(*id);
+        }
+        let pages = keys.iter().map(|(tenant, id)| {
+            let (client, events, tenant) = (&client, &events, tenant.as_str());
+            async move { client.query(events, &[&tenant, id, &FOLD]).await }
+        });
+        let kept = by_tenant.iter().map(|(tenant, ids)| {
+            let (client, name) = (&client, tenant.as_str());
+            let (snapshot, snapshots) = (&snapshot, &snapshots);
+            async move {
+                let rows = match ids.as_slice() {
+                    // A list would be planned anew; this is the stream that came alone.
+                    [id] => client.query(snapshot, &[&name, id, &FOLD]).await?,
+                    _ => client.query(snapshots, &[&name, ids, &FOLD]).await?,
+                };
+                Ok((*tenant, rows))
+            }
+        });
         // The events first: a snapshot that is written in between can then only be newer,
         // which shows below; the other way round a stream could end at an old one unnoticed.
-        let (events, snapshots) = tokio::try_join!(
-            biased;
-            client.query(&events, &parameters),
-            client.query(&snapshots, &parameters)
-        )?;
+        let (pages, kept) = tokio::try_join!(biased; try_join_all(pages), try_join_all(kept))?;
         drop(client);
 
         let mut found = Rehydrated::default();
-        for row in &snapshots {
-            let tenant = TenantId::parse(row.get(0));
+        for (tenant, row) in
+            kept.iter().flat_map(|(tenant, rows)| rows.iter().map(move |row| (*tenant, row)))
+        {
             // An unreadable snapshot is no harm: the stream is folded from its start below.
-            let state = serde_json::from_slice(row.get(3)).ok();
-            if let (Some(tenant), Some(state)) = (tenant, state) {
-                let version = row.get::<_, i64>(2) as u64;
-                found.streams.insert((tenant, row.get(1)), Snapshot { version, state });
+            if let Ok(state) = serde_json::from_slice(row.get(2)) {
+                let version = row.get::<_, i64>(1) as u64;
+                found.streams.insert((tenant.clone(), row.get(0)), Snapshot { version, state });
             }
         }
         let mut again = HashSet::new();
-        for row in &events {
-            let event = recorded_from_row(row)?;
-            let key = (event.tenant.clone(), event.stream_id);
-            let stream = found.streams.entry(key.clone()).or_insert_with(|| Snapshot {
-                version: 0,
-                state: Aggregate::new(event.stream_type),
-            });
-            if event.version != stream.version + 1 {
-                again.insert(key);
-            } else if let Err(reason) = advance(stream, &event) {
-                found.unreadable.entry(key).or_insert(reason);
+        for (key, rows) in keys.iter().zip(&pages) {
+            for row in rows {
+                let version = row.get::<_, i64>(0) as u64;
+                let bad =
+                    |reason: &str| StoreError::Row { position: row.get(5), reason: reason.into() };
+                let kind: StreamType =
+                    row.get::<_, &str>(1).parse().map_err(|()| bad("stream type"))?;
+                let stream = found
+                    .streams
+                    .entry(key.clone())
+                    .or_insert_with(|| Snapshot { version: 0, state: Aggregate::new(kind) });
+                if version != stream.version + 1 {
+                    again.insert(key.clone());
+                    break;
+                }
+                let shape = u16::try_from(row.get::<_, i16>(3)).map_err(|_| bad("shape"))?;
+                match Event::decode(kind, row.get(2), shape, row.get(4)) {
+                    Ok(event) => stream.state.apply(&event),
+                    Err(error) => {
+                        let reason = error.at(row.get::<_, i64>(5) as u64).to_string();
+                        found.unreadable.entry(key.clone()).or_insert(reason);
+                        break;
+                    }
+                }
+                stream.version = version;
             }
         }
         // A snapshot that could not be read, or was written between the two queries.

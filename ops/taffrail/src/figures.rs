@@ -129,6 +129,22 @@ pub fn of_projections(metrics: &Metrics, progress: &Progress, feed: &Feed) {
             &[("model", model.as_str())],
             move || counted.counters(model).read().parked as f64,
         );
+        type Look = fn(&projections::Counted) -> f64;
+        let totals: [(&str, &str, Look); 3] = [
+            ("taffrail_projection_events_total", "Events folded.", |c| c.events as f64),
+            ("taffrail_projection_batches_total", "Batches committed.", |c| c.batches as f64),
+            (
+                "taffrail_projection_batch_seconds_total",
+                "Time of the batches, from the fold's begin to the commit.",
+                |c| c.micros as f64 / 1e6,
+            ),
+        ];
+        for (name, help, look) in totals {
+            let counted = progress.clone();
+            metrics.ask_total(name, help, &[("model", model.as_str())], move || {
+                look(&counted.counters(model).read())
+            });
+        }
         metrics.ask_total(
             "taffrail_projection_unknown_events_total",
             "Events of types that this release does not know.",

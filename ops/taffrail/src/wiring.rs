@@ -48,7 +48,6 @@ pub struct Running {
     processor: Stage,
     back: Stage,
     deciding: Option<tokio::sync::watch::Receiver<bool>>,
-    scheduling: Option<Arc<SchedulerHandle>>,
     feed: Feed,
     relayed: Option<tokio::sync::watch::Receiver<broker::Standing>>,
 }
@@ -287,20 +286,19 @@ pub async fn start(
         });
     }
 
-    let scheduling = scheduling.get().cloned();
-    Ok(Running { http, front, actors, processor, back, deciding, scheduling, feed, relayed })
+    Ok(Running { http, front, actors, processor, back, deciding, feed, relayed })
 }
 
 impl Running {
-    /// Waits until this process decides and schedules; one with rivals may never do so.
+    /// Waits until this process decides; one with rivals may never do so.
+    ///
+    /// The scheduler may still be folding a long log: what is submitted meanwhile is
+    /// accepted, and handed out when it has caught up.
     pub fn leads(&self) -> impl Future<Output = ()> + use<> {
-        let (deciding, scheduling) = (self.deciding.clone(), self.scheduling.clone());
+        let deciding = self.deciding.clone();
         async move {
             if let Some(mut deciding) = deciding {
                 let _ = deciding.wait_for(|active| *active).await;
-            }
-            if let Some(scheduling) = scheduling {
-                scheduling.opened().await;
             }
         }
     }
@@ -368,19 +366,10 @@ mod tests {
             drop(end);
         });
         let (actors, processor) = (Stage::default(), Stage::default());
-        let (deciding, scheduling, relayed) = (None, None, None);
+        let (deciding, relayed) = (None, None);
         let feed = Feed::at(0);
-        let mut running = Running {
-            http: None,
-            front,
-            actors,
-            processor,
-            back,
-            deciding,
-            scheduling,
-            feed,
-            relayed,
-        };
+        let mut running =
+            Running { http: None, front, actors, processor, back, deciding, feed, relayed };
         assert_eq!(running.broken().await, "frail");
         running.stop().await;
         assert!(stopped.is_cancelled());

@@ -46,13 +46,12 @@ impl Projection for Audit {
         Column::new("type", ColumnKind::Text),
         Column::new("actor", ColumnKind::Text),
         Column::new("agent_id", ColumnKind::Uuid),
-        Column::new("task_id", ColumnKind::Uuid),
-        Column::new("crew_id", ColumnKind::Uuid),
         Column::new("correlation_id", ColumnKind::Uuid),
         Column::new("cause", ColumnKind::Int),
-        Column::new("recorded_at", ColumnKind::Int),
     ];
     const WRITE_ONCE: bool = true;
+    /// The log has the event; a copy of it would double the cost of every command.
+    const DOCUMENT: bool = false;
     /// The event's position.
     type Key = i64;
     type Row = AuditRow;
@@ -68,7 +67,24 @@ impl Projection for Audit {
         recorded: &Recorded,
         event: &Event,
     ) -> Option<AuditRow> {
-        Some(AuditRow {
+        Some(AuditRow::of(recorded, event))
+    }
+
+    fn index(_: &i64, row: &AuditRow) -> Vec<Cell> {
+        vec![
+            Cell::text(&row.kind),
+            Cell::text(&row.actor),
+            Cell::Uuid(row.agent_id.map(|id| id.0)),
+            Cell::Uuid(row.correlation_id),
+            Cell::Int(row.cause.and_then(|cause| i64::try_from(cause).ok())),
+        ]
+    }
+}
+
+impl AuditRow {
+    /// The line of an event.
+    pub fn of(recorded: &Recorded, event: &Event) -> Self {
+        Self {
             kind: format!("{}.{}", recorded.stream_type, recorded.event_type),
             actor: recorded.actor.as_ref().to_owned(),
             stream_type: recorded.stream_type,
@@ -83,20 +99,7 @@ impl Projection for Audit {
             occurred_at: recorded.occurred_at,
             recorded_at: recorded.recorded_at,
             summary: summary(event),
-        })
-    }
-
-    fn index(_: &i64, row: &AuditRow) -> Vec<Cell> {
-        vec![
-            Cell::text(&row.kind),
-            Cell::text(&row.actor),
-            Cell::Uuid(row.agent_id.map(|id| id.0)),
-            Cell::Uuid(row.task_id.map(|id| id.0)),
-            Cell::Uuid(row.crew_id.map(|id| id.0)),
-            Cell::Uuid(row.correlation_id),
-            Cell::Int(row.cause.and_then(|cause| i64::try_from(cause).ok())),
-            Cell::instant(Some(row.recorded_at)),
-        ]
+        }
     }
 }
 

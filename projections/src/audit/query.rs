@@ -1,13 +1,27 @@
 //! Finding lines of the audit.
 
 use domain::{AgentId, CrewId, Problem, StreamType, TaskId, TenantId, Timestamp};
+use store::{RECORDED_COLUMNS, recorded_from_columns};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::summary::excerpt;
 use super::{AuditEntry, AuditOutcome, AuditRow};
-use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document, position_of};
+use crate::query::{FIRST, ListKind, Sql, bigint, bounded, position_of};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
+
+/// Whose lines are everywhere, because it assigns every task; the index `audit_by_actor` is
+/// without them.
+const SCHEDULER: &str = "manager:scheduler";
+/// The condition of that index.
+const RARE_ACTOR: &str = " AND a.actor <> 'manager:scheduler'";
+/// The types that a page of any busy log shows; the index `audit_by_type` is without them,
+/// because the newest lines of these are found by going back from the head.
+const COMMON: [&str; 5] =
+    ["task.submitted", "task.assigned", "task.started", "task.progressed", "task.completed"];
+/// The condition of that index.
+const RARE_TYPE: &str = " AND a.type <> ALL ('{task.submitted,task.assigned,task.started,\
+                         task.progressed,task.completed}'::text[])";
 
 /// An end of a span of the log.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +71,7 @@ impl Queries {
     ) -> Result<Answer<Page<AuditEntry>>, QueryError> {
         let limit = bounded(limit);
         let behind = Cursor::read(ListKind::Audit, cursor)?;
-        let page = listing(tenant, filter, limit, behind).ordered("p.position DESC, p.id DESC");
+        let page = listing(tenant, filter, limit, behind).ordered("p.place DESC, p.id DESC");
         let (seen, rows) = self.select(tenant, &[Model::Audit], page).await?;
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -90,25 +104,34 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
     };
     if let Some(actor) = &filter.actor {
         let at = sql.bind(actor.clone());
-        both(format!("a.actor = {at}"), format!("r.actor = {at}"));
+        let rare = if actor == SCHEDULER { "" } else { RARE_ACTOR };
+        both(format!("a.actor = {at}{rare}"), format!("r.actor = {at}"));
     }
-    let streams = [
-        ("agent_id", "agent", filter.agent.map(|id| id.0)),
-        ("task_id", "task", filter.task.map(|id| id.0)),
-        ("crew_id", "crew", filter.crew.map(|id| id.0)),
-    ];
-    for (column, kind, id) in streams {
+    if let Some(agent) = filter.agent {
+        let at = sql.bind(agent.0);
+        both(
+            format!("a.agent_id = {at}"),
+            format!("r.stream_id = {at} AND r.stream_type = 'agent'"),
+        );
+    }
+    // The lines about a task or a crew are the events of its stream.
+    let streams = [("task", filter.task.map(|id| id.0)), ("crew", filter.crew.map(|id| id.0))];
+    for (kind, id) in streams {
         if let Some(id) = id {
             let at = sql.bind(id);
             both(
-                format!("a.{column} = {at}"),
+                format!(
+                    "a.key = ANY(ARRAY(SELECT s.position FROM events s WHERE s.tenant = {whose} \
+                     AND s.stream_id = {at} AND s.stream_type = '{kind}'))"
+                ),
                 format!("r.stream_id = {at} AND r.stream_type = '{kind}'"),
             );
         }
     }
     if let Some(kind) = &filter.kind {
         let at = sql.bind(kind.clone());
-        both(format!("a.type = {at}"), format!("r.stream_type || '.' || r.command = {at}"));
+        let rare = if COMMON.contains(&kind.as_str()) { "" } else { RARE_TYPE };
+        both(format!("a.type = {at}{rare}"), format!("r.stream_type || '.' || r.command = {at}"));
     }
     if let Some(cause) = filter.cause {
         let at = sql.bind(bigint(cause));
@@ -118,7 +141,8 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
         let at = sql.bind(correlation);
         both(format!("a.correlation_id = {at}"), "false".into());
     }
-    for (bound, sign) in [(filter.from, ">="), (filter.to, "<=")] {
+    // Times rise with positions, so a time is a position of the log.
+    for (bound, sign, behind) in [(filter.from, ">=", ">"), (filter.to, "<=", "<=")] {
         match bound {
             None => {}
             Some(Bound::Position(position)) => {
@@ -126,9 +150,9 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
                 both(format!("a.key {sign} {at}"), format!("r.position {sign} {at}"));
             }
             Some(Bound::Time(time)) => {
-                let (micros, at) = (sql.bind(time.timestamp_micros()), sql.bind(time));
+                let (at, with) = (sql.bind(time), behind == "<=");
                 both(
-                    format!("a.recorded_at {sign} {micros}"),
+                    format!("a.key {behind} (SELECT read.position_at({at}, {with}))"),
                     format!("r.recorded_at {sign} {at}"),
                 );
             }
@@ -149,54 +173,62 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
     }
     let least = Uuid::nil();
     sql.push(&format!(
-        "SELECT * FROM (
-             (SELECT a.key AS position, '{least}'::uuid AS id, a.doc,
-                     NULL::text AS stream_type, NULL::uuid AS stream_id, NULL::text AS command,
-                     NULL::text AS actor, NULL::bigint AS version, NULL::text AS problem,
+        "SELECT u.*, {RECORDED_COLUMNS} FROM (
+             (SELECT a.key AS place, '{least}'::uuid AS id,
+                     NULL::text AS of_type, NULL::uuid AS of_stream, NULL::text AS command,
+                     NULL::text AS who, NULL::bigint AS at_version, NULL::text AS problem,
                      NULL::timestamptz AS at
               FROM read.audit a WHERE a.tenant = {whose}{events}
               ORDER BY a.key DESC LIMIT {most})
              UNION ALL
-             (SELECT r.position, r.command_id, NULL, r.stream_type, r.stream_id, r.command,
+             (SELECT r.position, r.command_id, r.stream_type, r.stream_id, r.command,
                      r.actor, r.version, r.problem, r.recorded_at
               FROM command_results r
               WHERE r.tenant = {whose} AND r.problem IS NOT NULL AND r.position <=
                     (SELECT position FROM read.checkpoints WHERE model = 'audit'){refusals}
               ORDER BY r.position DESC, r.command_id DESC LIMIT {most})
-         ) u ORDER BY u.position DESC, u.id DESC LIMIT {most}"
+             ORDER BY place DESC, id DESC LIMIT {most}
+         ) u LEFT JOIN events e
+             ON u.problem IS NULL AND e.tenant = {whose} AND e.position = u.place"
     ));
     sql
 }
 
+/// The columns of a line's own, before those of its event.
+const OWN: usize = 9;
+
 fn entry(row: &Row) -> Result<AuditEntry, QueryError> {
     let position = position_of(row, FIRST)?;
-    if row.try_get::<_, Option<&str>>(FIRST + 2)?.is_some() {
-        let line: AuditRow = document(row, FIRST + 2)?;
-        return Ok(AuditEntry::of(position, line));
+    if row.try_get::<_, Option<&str>>(FIRST + 7)?.is_none() {
+        let event = recorded_from_columns(row, FIRST + OWN)?;
+        return match event.event() {
+            Ok(happened) => Ok(AuditEntry::of(position, AuditRow::of(&event, happened))),
+            Err(error) => Err(QueryError::Row(error.to_string())),
+        };
     }
     let bad = |what: &str| QueryError::Row(format!("{what} of a refused command"));
     let stream_type: StreamType =
-        row.try_get::<_, &str>(FIRST + 3)?.parse().map_err(|()| bad("stream type"))?;
-    let stream_id: Uuid = row.try_get(FIRST + 4)?;
-    let command: &str = row.try_get(FIRST + 5)?;
+        row.try_get::<_, &str>(FIRST + 2)?.parse().map_err(|()| bad("stream type"))?;
+    let stream_id: Uuid = row.try_get(FIRST + 3)?;
+    let command: &str = row.try_get(FIRST + 4)?;
     let problem: Problem =
-        serde_json::from_str(row.try_get(FIRST + 8)?).map_err(|_| bad("problem"))?;
+        serde_json::from_str(row.try_get(FIRST + 7)?).map_err(|_| bad("problem"))?;
     let about = |kind| (stream_type == kind).then_some(stream_id);
     Ok(AuditEntry {
         position,
         outcome: AuditOutcome::Refused,
         kind: format!("{stream_type}.{command}"),
-        actor: row.try_get(FIRST + 6)?,
+        actor: row.try_get(FIRST + 5)?,
         stream_type,
         stream_id,
-        version: position_of(row, FIRST + 7)?,
+        version: position_of(row, FIRST + 6)?,
         agent_id: about(StreamType::Agent).map(AgentId),
         task_id: about(StreamType::Task).map(TaskId),
         crew_id: about(StreamType::Crew).map(CrewId),
         command_id: row.try_get(FIRST + 1)?,
         correlation_id: None,
         cause: None,
-        occurred_at: row.try_get(FIRST + 9)?,
+        occurred_at: row.try_get(FIRST + 8)?,
         summary: format!("{command} refused: {}", excerpt(&problem.detail)),
         problem: Some(problem),
     })

@@ -78,13 +78,7 @@ pub trait Key: KeyBounds {
 
     /// As the database writes that value as text.
     fn text(&self) -> String {
-        match self.cell() {
-            Cell::Text(text) => text.unwrap_or_default(),
-            Cell::Uuid(id) => id.unwrap_or_default().to_string(),
-            Cell::Int(number) => number.unwrap_or_default().to_string(),
-            Cell::Bool(yes) => yes.to_string(),
-            Cell::Words(words) => array_literal(&words),
-        }
+        self.cell().written()
     }
 }
 
@@ -149,6 +143,17 @@ fn storable(text: String) -> String {
 }
 
 impl Cell {
+    /// As the database writes the value as text; nothing for null.
+    pub(super) fn written(self) -> String {
+        match self {
+            Self::Text(text) => text.map(storable).unwrap_or_default(),
+            Self::Uuid(id) => id.map(|id| id.to_string()).unwrap_or_default(),
+            Self::Int(number) => number.map(|number| number.to_string()).unwrap_or_default(),
+            Self::Bool(yes) => yes.to_string(),
+            Self::Words(words) => array_literal(&words),
+        }
+    }
+
     fn into_text(self) -> Option<String> {
         match self {
             Self::Text(text) => text.map(storable),

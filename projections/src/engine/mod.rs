@@ -2,10 +2,12 @@
 //! checkpoint in one transaction.
 
 mod cell;
+mod commit;
 mod fold;
 mod folder;
 pub mod memory;
 mod pace;
+mod pages;
 mod run;
 mod storage;
 
@@ -20,8 +22,8 @@ pub use cell::{Cell, Column, ColumnKind, Key};
 pub use fold::{Parked, Rows, StreamKey};
 pub use folder::{Folded, Folder};
 pub use pace::{MAX_BATCH, Pace};
-pub use run::{Engine, run_all};
-pub use storage::{Checkpoint, Schema, Storage, document};
+pub use run::run_all;
+pub use storage::{Checkpoint, Schema, Storage, document, stored, stored_sql};
 
 /// A pure fold of the log over keyed rows.
 ///
@@ -35,6 +37,9 @@ pub trait Projection: Send + Sync + 'static {
     const COLUMNS: &'static [Column];
     /// Every key is met by one event alone, so nothing needs loading before the fold.
     const WRITE_ONCE: bool = false;
+    /// Rows are kept as documents. Without, only key and columns are: the row is folded from
+    /// its one event whenever it is read.
+    const DOCUMENT: bool = true;
     /// What names a row within its tenant.
     type Key: Key;
     /// What is kept per key.

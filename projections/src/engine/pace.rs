@@ -1,6 +1,7 @@
 //! How many events to take at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::Recorded;
 
@@ -10,6 +11,14 @@ pub const MAX_BATCH: usize = 5_000;
 const BATCH_BYTES: usize = 8 << 20;
 /// The first batch, before the size of events is known.
 const FIRST_BATCH: usize = 500;
+
+/// Shortest and longest pause between two batches: the longest is what a reader may be
+/// behind beside the batch itself.
+const BREATH: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(16));
+/// Pause per event of the last batch: a stream of single commits is taken in handfuls, and
+/// the busier the log is, the larger the handful, so that rows which change often are
+/// written once and the commands keep the processor.
+const BREATH_PER_EVENT: Duration = Duration::from_micros(100);
 
 /// Fits the length of batches to the size of the events.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +41,15 @@ impl Pace {
         let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
         let mean = bytes / events.len().max(1) + 1;
         self.0 = (self.0 * 2).min(MAX_BATCH).min(BATCH_BYTES / mean).max(1);
+    }
+
+    /// How long to wait after a batch of this length; not at all when it was as long as it
+    /// may be, because there is more.
+    pub(super) fn breath(self, length: usize) -> Option<Duration> {
+        let (least, most) = BREATH;
+        let length32 = u32::try_from(length).unwrap_or(u32::MAX);
+        let breath = BREATH_PER_EVENT.saturating_mul(length32).clamp(least, most);
+        (length < MAX_BATCH.min(self.0)).then_some(breath)
     }
 
     /// A batch of this length was refused.

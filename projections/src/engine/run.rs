@@ -1,26 +1,24 @@
 //! The loop of a live read model.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use domain::Recorded;
+use store::seeded::{Planted, planted};
 use store::{Reader, StoreError};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::fold::park;
+use super::commit::Commits;
+use super::fold::{Rows, park};
 use super::folder::{Folded, Folder};
+use super::pages::Pages;
 use super::storage::{Schema, Storage};
 use super::{Pace, Projection};
 use crate::{Model, Progress, ProjectionError, with_model};
 
-/// Pause between two batches, so that a stream of single commits is taken in handfuls:
-/// an idle model still takes the first at once.
-const BREATH: Duration = Duration::from_millis(4);
-/// A batch from this length on is not worth waiting for more.
-const HANDFUL: usize = 500;
 /// How long an idle model sleeps at most before it asks the log itself (reliability D21).
 const POLL: Duration = Duration::from_millis(250);
 /// First and longest wait after a failure.
@@ -29,28 +27,18 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const KEPT_BYTES: usize = 16 << 20;
 
 /// Carries one read model along the log.
-pub struct Engine<P: Projection + Clone> {
+struct Engine<P: Projection + Clone> {
     projection: P,
     model: Model,
     pool: Pool,
-    reader: Reader,
+    pages: Pages,
+    commits: Commits,
     progress: Progress,
 }
 
 impl<P: Projection + Clone> Engine<P> {
-    /// An engine for a model's live tables; `pool` is the service role's.
-    pub fn new(
-        projection: P,
-        model: Model,
-        pool: Pool,
-        reader: Reader,
-        progress: Progress,
-    ) -> Self {
-        Self { projection, model, pool, reader, progress }
-    }
-
     /// Follows the log until told to stop; a lost database is waited for.
-    pub async fn run(self, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
         let mut backoff = BACKOFF.0;
         while !stop.is_cancelled() {
             let failed = match self.begin().await {
@@ -112,10 +100,12 @@ impl<P: Projection + Clone> Engine<P> {
             if events.is_empty() {
                 continue;
             }
+            let began = Instant::now();
             match self.step(&mut folder, &events).await {
                 Ok(true) => {
                     *backoff = BACKOFF.0;
                     pace.took(&events);
+                    self.progress.counters(self.model).took(began.elapsed());
                 }
                 // Somebody else moved the checkpoint: see where it is now.
                 Ok(false) => {
@@ -127,8 +117,8 @@ impl<P: Projection + Clone> Engine<P> {
                 }
                 Err(error) => return Err(error),
             }
-            if events.len() < HANDFUL {
-                pause(BREATH, stop).await;
+            if let Some(breath) = pace.breath(events.len()) {
+                pause(breath, stop).await;
             }
         }
         Ok(())
@@ -142,7 +132,8 @@ impl<P: Projection + Clone> Engine<P> {
         limit: usize,
         stop: &CancellationToken,
     ) -> Result<Option<Vec<Arc<Recorded>>>, ProjectionError> {
-        let mut head = self.reader.feed.watch();
+        let reader = self.pages.reader();
+        let mut head = reader.feed.watch();
         if *head.borrow_and_update() <= position {
             // Only waiting is raced against the stop; no query is ever dropped half-way.
             let woken = tokio::select! {
@@ -151,21 +142,21 @@ impl<P: Projection + Clone> Engine<P> {
                 () = stop.cancelled() => return Ok(None),
             };
             if !woken {
-                let end = self.reader.log.head().await?.position;
+                let end = reader.log.head().await?.position;
                 if end < position {
                     return Ok(None);
                 }
-                self.reader.feed.announce(end);
+                reader.feed.announce(end);
                 if end == position {
                     return Ok(Some(Vec::new()));
                 }
             }
         }
-        let events = self.reader.after(position, limit).await?;
+        let events = self.pages.after(position, limit).await?;
         if events.is_empty() {
             // The feed is ahead of the log: an older copy was put back. Do not spin.
             pause(POLL, stop).await;
-            let end = self.reader.log.head().await?.position;
+            let end = reader.log.head().await?.position;
             return Ok((end >= position).then(Vec::new));
         }
         Ok(Some(events))
@@ -177,10 +168,22 @@ impl<P: Projection + Clone> Engine<P> {
         folder: &mut Folder<P>,
         events: &[Arc<Recorded>],
     ) -> Result<bool, ProjectionError> {
-        let mut client = self.pool.get().await?;
+        let client = self.pool.get().await?;
         let Some(folded) = folder.fold(&client, events).await? else { return Ok(true) };
+        drop(client);
         let Folded { rows, parked, to, unknown, skipped, .. } = &folded;
-        if !folder.storage().write(&mut client, folder.at(), *to, rows, parked).await? {
+        let (storage, at) = (folder.storage(), folder.at());
+        let moved = if parked.values().any(|at| at.changed) {
+            storage.write(&mut self.pool.get().await?, at, *to, rows, parked).await?
+        } else if planted(Planted::CheckpointApart) && !rows.is_empty() {
+            let stay = (at.position, to.1);
+            let rows = self.commits.write(storage.writing(at, stay, rows)).await?;
+            sleep(POLL).await;
+            rows && self.commits.write(storage.writing(at, *to, &Rows::<P>::new())).await?
+        } else {
+            self.commits.write(storage.writing(at, *to, rows)).await?
+        };
+        if !moved {
             return Ok(false);
         }
         store::seeded::point("dies-after-rows");
@@ -227,13 +230,18 @@ fn isolate<P: Projection>(
 /// Runs every read model until told to stop.
 pub async fn run_all(pool: Pool, reader: Reader, progress: Progress, stop: CancellationToken) {
     let mut running = JoinSet::new();
+    let pages = Pages::of(reader);
+    let (commits, committing) = Commits::through(pool.clone());
+    running.spawn(committing);
     for model in Model::ALL {
-        let (pool, reader, progress) = (pool.clone(), reader.clone(), progress.clone());
-        let stop = stop.clone();
+        let (pool, pages, commits) = (pool.clone(), pages.clone(), commits.clone());
+        let (progress, stop) = (progress.clone(), stop.clone());
         with_model!(model, projection => {
-            running.spawn(Engine::new(projection, model, pool, reader, progress).run(stop));
+            running.spawn(Engine { projection, model, pool, pages, commits, progress }.run(stop));
         });
     }
+    // The last model to end closes the door.
+    drop(commits);
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a read model's engine ended by a bug");

@@ -6,15 +6,16 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
 use domain::{TenantId, Timestamp};
-use store::seeded::{Planted, planted};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::commit::{BEGIN, Write};
 use super::fold::{Parked, Rows, Slot, StreamKey};
-use super::{Cell, Key, Projection};
+use super::{Cell, Column, ColumnKind, Key, Projection};
 use crate::ProjectionError;
 
 /// Which set of tables: those that are read, or those beside them that a rebuild fills.
@@ -49,7 +50,9 @@ pub struct Checkpoint {
 pub struct Storage<P> {
     schema: Schema,
     load: String,
-    write: String,
+    write: Arc<str>,
+    /// Moves the checkpoint past events that touch no row.
+    pass: Arc<str>,
     model: PhantomData<fn() -> P>,
 }
 
@@ -59,7 +62,8 @@ impl<P: Projection> Storage<P> {
         Self {
             schema,
             load: load_sql::<P>(schema),
-            write: write_sql::<P>(schema),
+            write: write_sql::<P>(schema).into(),
+            pass: pass_sql(schema).into(),
             model: PhantomData,
         }
     }
@@ -154,34 +158,23 @@ impl<P: Projection> Storage<P> {
         rows: &Rows<P>,
         parked: &HashMap<StreamKey, Parked>,
     ) -> Result<bool, ProjectionError> {
-        if planted(Planted::CheckpointApart) && to.0 > from.position && !rows.is_empty() {
-            let stay = (from.position, to.1);
-            let rows = Box::pin(self.write(client, from, stay, rows, parked)).await?;
-            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
-            return Ok(
-                rows && Box::pin(self.write(client, from, to, &Rows::<P>::new(), parked)).await?
-            );
-        }
-        let statement = client.prepare_cached(&self.write).await?;
-        let values = Values::of::<P>(from, to, rows);
+        let Write { sql, values, .. } = self.writing(from, to, rows);
+        let statement = client.prepare_cached(&sql).await?;
         let parameters = values.parameters();
-        // A read model may fall behind in a crash, but never apart: rows and checkpoint
-        // share the transaction, so its commit need not wait for the disk.
-        const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
         if !parked.values().any(|at| at.changed) {
             let (begun, written, ended) = futures::join!(
                 client.batch_execute(BEGIN),
-                client.query_one(&statement, &parameters),
+                client.query_opt(&statement, &parameters),
                 client.batch_execute("COMMIT"),
             );
             begun?;
-            let moved = written?.try_get::<_, bool>(0)?;
+            let moved = written?.is_some();
             ended?;
             return Ok(moved);
         }
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL synchronous_commit = off").await?;
-        let moved = transaction.query_one(&statement, &parameters).await?.try_get::<_, bool>(0)?;
+        let moved = transaction.query_opt(&statement, &parameters).await?.is_some();
         if moved {
             self.write_parked(&transaction, parked).await?;
         }
@@ -201,10 +194,21 @@ impl<P: Projection> Storage<P> {
         rows: &Rows<P>,
         parked: &HashMap<StreamKey, Parked>,
     ) -> Result<bool, ProjectionError> {
-        let values = Values::of::<P>(from, to, rows);
-        let written = transaction.query_one(&self.write, &values.parameters()).await?;
+        let Write { sql, values, .. } = self.writing(from, to, rows);
+        let written = transaction.query_opt(&*sql, &values.parameters()).await?;
         self.write_parked(transaction, parked).await?;
-        Ok(written.try_get(0)?)
+        Ok(written.is_some())
+    }
+
+    /// The statement that writes the touched rows and moves the checkpoint; no row comes
+    /// back when the checkpoint was not where `from` says.
+    pub(super) fn writing(&self, from: Checkpoint, to: (u64, Timestamp), rows: &Rows<P>) -> Write {
+        let (sql, values) = if rows.values().any(|slot| slot.touched) {
+            (&self.write, Values::of::<P>(from, to, rows))
+        } else {
+            (&self.pass, Values::checkpoint::<P>(from, to))
+        };
+        Write { model: P::NAME, sql: sql.clone(), values }
     }
 
     async fn write_parked(
@@ -276,22 +280,39 @@ fn load_sql<P: Projection>(schema: Schema) -> String {
     )
 }
 
+/// Moves the checkpoint alone.
+fn pass_sql(schema: Schema) -> String {
+    format!(
+        "UPDATE {}.checkpoints SET position = $4, recorded_at = $5, updated_at = clock_timestamp()
+         WHERE model = $1 AND position = $2 AND generation = $3 RETURNING 1",
+        schema.as_str()
+    )
+}
+
 /// Moves the checkpoint and, only if that succeeds, deletes and upserts from arrays.
 fn write_sql<P: Projection>(schema: Schema) -> String {
     let schema = schema.as_str();
     let name = P::NAME;
     let key = <P::Key as Key>::KIND.unnested();
-    let mut columns = String::from("tenant, key, doc");
-    let mut arrays = format!("$6::text[], $7::{key}[], $8::text[]");
-    let mut values = String::from("u.tenant, u.key, u.doc");
-    let mut updates = String::from("doc = EXCLUDED.doc");
-    for (index, column) in P::COLUMNS.iter().enumerate() {
+    let mut columns = String::from("tenant, key");
+    let mut arrays = format!("$6::text[], $7::{key}[]");
+    let mut values = String::from("u.tenant, u.key");
+    let mut updates = Vec::new();
+    let mut next = 8;
+    let document = Column::new("doc", ColumnKind::Text);
+    for column in P::DOCUMENT.then_some(&document).into_iter().chain(P::COLUMNS) {
         columns.push_str(&format!(", {}", column.name));
-        arrays.push_str(&format!(", ${}::{}[]", index + 9, column.kind.unnested()));
+        arrays.push_str(&format!(", ${next}::{}[]", column.kind.unnested()));
         values.push_str(&format!(", u.{}{}", column.name, column.kind.cast()));
-        updates.push_str(&format!(", {0} = EXCLUDED.{0}", column.name));
+        updates.push(format!("{0} = EXCLUDED.{0}", column.name));
+        next += 1;
     }
-    let gone = P::COLUMNS.len() + 9;
+    let updates = if P::WRITE_ONCE {
+        String::new()
+    } else {
+        format!("ON CONFLICT (tenant, key) DO UPDATE SET {}", updates.join(", "))
+    };
+    let gone = next;
     format!(
         "WITH moved AS (
              UPDATE {schema}.checkpoints
@@ -305,14 +326,14 @@ fn write_sql<P: Projection>(schema: Schema) -> String {
              INSERT INTO {schema}.{name} ({columns})
              SELECT {values} FROM unnest({arrays}) u({columns})
              WHERE EXISTS (SELECT FROM moved)
-             ON CONFLICT (tenant, key) DO UPDATE SET {updates})
-         SELECT EXISTS (SELECT FROM moved)",
+             {updates})
+         SELECT FROM moved",
         gone + 1
     )
 }
 
-/// The parameters of [`write_sql`].
-struct Values(Vec<Box<dyn ToSql + Sync + Send>>);
+/// The parameters of [`write_sql`], or of [`pass_sql`], which are the first of them.
+pub(super) struct Values(Vec<Box<dyn ToSql + Sync + Send>>);
 
 impl Values {
     fn of<P: Projection>(from: Checkpoint, to: (u64, Timestamp), rows: &Rows<P>) -> Self {
@@ -329,16 +350,15 @@ impl Values {
         // waiting for each other in a circle.
         kept.sort_unstable_by_key(|(tenant, key, _)| (*tenant, *key));
         let key_kind = <P::Key as Key>::KIND;
-        let mut values: Vec<Box<dyn ToSql + Sync + Send>> = vec![
-            Box::new(P::NAME),
-            Box::new(from.position as i64),
-            Box::new(from.generation),
-            Box::new(to.0 as i64),
-            Box::new(to.1),
-            Box::new(kept.iter().map(|(tenant, ..)| tenant.to_string()).collect::<Vec<_>>()),
+        let Self(mut values) = Self::checkpoint::<P>(from, to);
+        values.extend([
+            Box::new(kept.iter().map(|(tenant, ..)| tenant.to_string()).collect::<Vec<_>>())
+                as Box<dyn ToSql + Sync + Send>,
             key_kind.array(kept.iter().map(|(_, key, _)| key.cell())),
-            Box::new(kept.iter().map(|(_, _, row)| document(row)).collect::<Vec<_>>()),
-        ];
+        ]);
+        if P::DOCUMENT {
+            values.push(Box::new(kept.iter().map(|(_, _, row)| document(row)).collect::<Vec<_>>()));
+        }
         let mut cells: Vec<_> =
             kept.iter().map(|(_, key, row)| P::index(key, row).into_iter()).collect();
         for column in P::COLUMNS {
@@ -351,9 +371,38 @@ impl Values {
         Self(values)
     }
 
-    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+    fn checkpoint<P: Projection>(from: Checkpoint, to: (u64, Timestamp)) -> Self {
+        Self(vec![
+            Box::new(P::NAME),
+            Box::new(from.position as i64),
+            Box::new(from.generation),
+            Box::new(to.0 as i64),
+            Box::new(to.1),
+        ])
+    }
+
+    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.0.iter().map(|value| value.as_ref() as &(dyn ToSql + Sync)).collect()
     }
+}
+
+/// What the table has of a row, as text, to be held against [`stored_sql`].
+pub fn stored<P: Projection>(key: &P::Key, row: &P::Row) -> String {
+    if P::DOCUMENT {
+        return document(row);
+    }
+    let cells: Vec<String> = P::index(key, row).into_iter().map(Cell::written).collect();
+    cells.join("|")
+}
+
+/// The same as an expression over the table's columns.
+pub fn stored_sql<P: Projection>() -> String {
+    if P::DOCUMENT {
+        return "doc".into();
+    }
+    let cells: Vec<String> =
+        P::COLUMNS.iter().map(|column| format!("coalesce({}::text, '')", column.name)).collect();
+    format!("concat_ws('|', {})", cells.join(", "))
 }
 
 /// A row as it is stored; rows hold nothing that JSON cannot.

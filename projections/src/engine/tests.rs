@@ -175,3 +175,20 @@ fn a_fold_that_panics_leaves_every_row_as_it_was_and_parks_the_stream() {
     assert_eq!((parked.position, parked.skipped), (3, 1));
     assert!(parked.reason.contains("it is poisoned"), "{}", parked.reason);
 }
+
+#[test]
+fn a_quick_world_says_when_a_panic_spoilt_it_and_a_careful_one_stands_in() {
+    let mut history = History::default();
+    history.decide(1, task("submit", r#"{"title":"fine"}"#));
+    let mut quick = World::quick(Touchy);
+    quick.apply(&history.events).unwrap();
+    assert!(!quick.is_spoilt());
+    assert_eq!(rows(&quick), rows(&history.world(Touchy)));
+    history.decide(1, task("update", r#"{"title":"poison"}"#));
+    quick.apply(&history.events).unwrap();
+    assert!(quick.is_spoilt());
+    let mut careful = quick.start_carefully();
+    careful.apply(&history.events).unwrap();
+    assert!(!careful.is_spoilt() && careful.parked().len() == 1);
+    assert_eq!(rows(&careful), rows(&history.world(Touchy)));
+}

@@ -57,11 +57,6 @@ impl SchedulerHandle {
         self.session.borrow().is_some()
     }
 
-    /// Waits until this process runs the scheduler and it has caught up.
-    pub async fn opened(&self) {
-        let _ = self.session.subscribe().wait_for(Option::is_some).await;
-    }
-
     /// The state in numbers; empty while another process schedules.
     pub fn gauges(&self) -> Gauges {
         let Some(session) = self.session.borrow().clone() else { return Gauges::default() };
