@@ -22,5 +22,6 @@ mod rebuild;
 mod relay;
 mod roles;
 mod servers;
+mod slow_readers;
 mod store;
 mod up;
