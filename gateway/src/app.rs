@@ -88,7 +88,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4_096, commands: 1_024, streams: 1_000, streams_per_principal: 100 }
+        Self { connections: 4_096, commands: 2_048, streams: 1_000, streams_per_principal: 100 }
     }
 }
 

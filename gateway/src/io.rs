@@ -67,10 +67,12 @@ impl TimedIo {
                 self.head_since = None;
             }
             let over = |since: Option<Instant>, limit| since.is_some_and(|at| now - at >= limit);
-            if over(self.head_since, HEAD)
-                || over(self.stalled_since, STALLED_WRITE)
-                || (!serving && over(Some(self.moved), IDLE))
-            {
+            // Reads notice it as well as writes: whichever is polled first.
+            if over(self.stalled_since, STALLED_WRITE) {
+                self.stalled.add(1);
+                return true;
+            }
+            if over(self.head_since, HEAD) || (!serving && over(Some(self.moved), IDLE)) {
                 return true;
             }
         }
@@ -92,11 +94,7 @@ impl TimedIo {
             return wrote;
         }
         self.stalled_since.get_or_insert_with(Instant::now);
-        if !self.overdue(cx) {
-            return Poll::Pending;
-        }
-        self.stalled.add(1);
-        Poll::Ready(Err(Self::too_slow()))
+        if self.overdue(cx) { Poll::Ready(Err(Self::too_slow())) } else { Poll::Pending }
     }
 }
 

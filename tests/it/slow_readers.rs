@@ -70,7 +70,6 @@ async fn a_subscriber_that_does_not_read_is_dropped_and_resumes_without_loss() {
     let after = first["position"].as_u64().unwrap() - 1;
     let dropped = figure(&api, "taffrail_http_stalled_total").await;
     let stuck = subscribe(&api, after);
-    let started = Instant::now();
     let mut last = 0;
     for n in (1..TASKS).step_by(50) {
         let items: Vec<_> = (n..n + 50).map(task).collect();
@@ -78,6 +77,7 @@ async fn a_subscriber_that_does_not_read_is_dropped_and_resumes_without_loss() {
         assert_eq!(status, 200, "{outcome}");
         last = outcome["position"].as_u64().unwrap();
     }
+    let started = Instant::now();
     while figure(&api, "taffrail_http_stalled_total").await == dropped {
         let waited = started.elapsed();
         assert!(waited < Duration::from_secs(60), "still there after {waited:?}");

@@ -166,7 +166,7 @@ impl Session {
                         break Some((4401, "the token is not valid any more"));
                     }
                     // A full outbox needs no ping: there is something to read.
-                    let _ = outbox.try_send(Message::Ping(Default::default()));
+                    outbox.try_send(Message::Ping(Default::default()));
                     continue;
                 }
                 message = stream.next() => message,

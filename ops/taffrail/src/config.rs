@@ -57,7 +57,7 @@ const SETTINGS: &[Setting] = &[
     setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
     setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
-    setting("http_commands", "TAFFRAIL_HTTP_COMMANDS", "1024"),
+    setting("http_commands", "TAFFRAIL_HTTP_COMMANDS", "2048"),
 ];
 
 /// One resolved setting.
