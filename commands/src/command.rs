@@ -50,9 +50,22 @@ impl CommandEnvelope {
         command_id: Uuid,
         actor: impl Into<String>,
     ) -> Self {
+        Self::asked_of(tenant, stream_id, Some(stream_id), command, command_id, actor)
+    }
+
+    /// The same, where the sender `named` its stream or left the choice of its id to us:
+    /// a repeat of a creation must not differ by an id that nobody asked for.
+    pub fn asked_of(
+        tenant: TenantId,
+        stream_id: Uuid,
+        named: Option<Uuid>,
+        command: impl Into<Command>,
+        command_id: Uuid,
+        actor: impl Into<String>,
+    ) -> Self {
         let command = command.into();
         let body = command.body();
-        let fingerprint = fingerprint(&command, Some(stream_id), &body);
+        let fingerprint = fingerprint(&command, named, &body);
         Self {
             tenant,
             stream_id,

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use commands::{AgentWire, Boxed, Claims, Clock, Executor, Ids};
 use domain::{AgentId, Code, Problem, TenantId};
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
-use projections::Queries;
+use projections::{Gathered, Queries};
 use store::Reader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,7 @@ use crate::error::ApiError;
 use crate::events::hub::Hub;
 use crate::health::Health;
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
+use crate::room::Room;
 
 /// The doors to the other rooms, as the wiring hands them over.
 pub struct Doors {
@@ -75,6 +77,9 @@ pub trait AgentLogs: Send + Sync + 'static {
 pub struct Limits {
     /// Connections; further ones wait in the listener's backlog.
     pub connections: usize,
+    /// Requests that change something and are under way; further ones wait a moment and
+    /// are turned away.
+    pub commands: usize,
     /// Open SSE and WebSocket streams of this process.
     pub streams: usize,
     /// Open SSE and WebSocket streams of one principal.
@@ -83,7 +88,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4_096, streams: 1_000, streams_per_principal: 100 }
+        Self { connections: 4_096, commands: 2_048, streams: 1_000, streams_per_principal: 100 }
     }
 }
 
@@ -97,6 +102,7 @@ pub struct Inner {
     pub doors: Doors,
     pub(crate) hub: Hub,
     pub(crate) figures: Figures,
+    pub(crate) room: Arc<Room>,
     /// Requests under way, also those whose caller has gone.
     pub(crate) tracker: TaskTracker,
     /// Fires when the process leaves: streams end.
@@ -106,6 +112,9 @@ pub struct Inner {
 
 /// What is counted of every request.
 pub(crate) struct Figures {
+    pub(crate) under_way: Arc<AtomicUsize>,
+    refusals: HashMap<&'static str, Counter>,
+    pub(crate) stalled: Counter,
     pub(crate) by_class: [Counter; 5],
     pub(crate) seconds: Histogram,
     pub(crate) streams: Gauge,
@@ -113,7 +122,34 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    fn of(metrics: &Metrics) -> Self {
+    fn of(metrics: &Metrics, room: &Arc<Room>, queries: &Queries) -> Self {
+        let under_way = Arc::<AtomicUsize>::default();
+        let count = under_way.clone();
+        let help = "HTTP requests under way, without open streams.";
+        metrics
+            .ask("taffrail_http_requests_under_way", help, &[], move || count.load(Relaxed) as f64);
+        let (name, help) = ("taffrail_http_commands", "Changing requests, by their place.");
+        let seats = room.clone();
+        metrics.ask(name, help, &[("place", "seated")], move || seats.taken() as f64);
+        let seats = room.clone();
+        metrics.ask(name, help, &[("place", "waiting")], move || seats.waiting() as f64);
+        let gathered = |name, help, look: fn(Gathered) -> u64| {
+            let queries = queries.clone();
+            metrics.ask_total(name, help, &[], move || look(queries.gathered()) as f64);
+        };
+        let help = "Reads by id answered.";
+        gathered("taffrail_reads_by_id_total", help, |gathered| gathered.reads);
+        let help = "Queries that answered them.";
+        gathered("taffrail_reads_by_id_queries_total", help, |gathered| gathered.queries);
+        let waiting = queries.clone();
+        let help = "Reads by id that wait for their query to begin.";
+        metrics.ask("taffrail_reads_by_id_waiting", help, &[], move || {
+            waiting.gathered().waiting as f64
+        });
+        let refusal = |code: &Code| {
+            let (name, slug) = ("taffrail_http_refusals_total", code.slug());
+            (slug, metrics.counter(name, "HTTP requests refused, by code.", &[("code", slug)]))
+        };
         let class = |class| {
             let name = "taffrail_http_requests_total";
             metrics.counter(
@@ -123,6 +159,13 @@ impl Figures {
             )
         };
         Self {
+            under_way,
+            refusals: Code::ALL.iter().map(refusal).collect(),
+            stalled: metrics.counter(
+                "taffrail_http_stalled_total",
+                "Connections dropped because the peer did not read.",
+                &[],
+            ),
             by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             seconds: metrics.seconds(
                 "taffrail_http_request_seconds",
@@ -139,13 +182,38 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, code: Code) {
+        if let Some(counter) = self.refusals.get(code.slug()) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts a request until the guard goes.
+    pub(crate) fn one_more(&self) -> UnderWay {
+        self.under_way.fetch_add(1, Relaxed);
+        UnderWay(self.under_way.clone())
+    }
+}
+
+/// A request under way.
+pub(crate) struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl App {
     /// A gateway in front of these doors.
     pub fn new(doors: Doors) -> Self {
-        let figures = Figures::of(&doors.metrics);
+        let room = Room::of(doors.limits.commands);
+        let figures = Figures::of(&doors.metrics, &room, &doors.queries);
         let hub = Hub::new(doors.reader.clone());
         let (tracker, closing, streams) = Default::default();
-        Self(Arc::new(Inner { doors, hub, figures, tracker, closing, streams }))
+        Self(Arc::new(Inner { doors, hub, figures, room, tracker, closing, streams }))
     }
 
     /// Room for one more stream of a caller, given back when the guard goes.

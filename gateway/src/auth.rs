@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use commands::Boxed;
 use deadpool_postgres::Pool;
 use domain::{Code, TenantId};
@@ -18,6 +16,8 @@ use store::StoreError;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::layer::Asked;
+use crate::router::BASES;
 
 /// How old the known tokens may get: a token that was taken away works no longer.
 pub const REFRESH: Duration = Duration::from_secs(5);
@@ -159,26 +159,22 @@ impl Tokens {
     }
 }
 
-/// Lets nobody in without a valid token, and tells the handlers who asks.
-pub async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let tokens = &app.doors.tokens;
-    let caller = match bearer(request.headers()) {
-        Ok(token) => tokens.caller(token).await.map_err(ApiError::from).and_then(|caller| {
-            caller.ok_or_else(|| ApiError::new(Code::Unauthorized, "the token is not valid"))
-        }),
-        Err(refusal) => Err(refusal),
-    };
-    match caller.and_then(|caller| for_tenant(caller, request.headers())) {
-        Ok(caller) => {
-            tracing::Span::current().record("tenant", caller.tenant.as_str());
-            request.extensions_mut().insert(caller.clone());
-            let mut response = next.run(request).await;
-            // For the log line of whoever surrounds this.
-            response.extensions_mut().insert(caller);
-            response
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+/// Whether a route is for callers with a token alone.
+pub fn is_closed(route: &str) -> bool {
+    BASES.iter().any(|base| {
+        route.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// Lets nobody in without a valid token.
+///
+/// # Errors
+/// The refusal; also when the tokens could not be read.
+pub async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let caller = app.doors.tokens.caller(bearer(headers)?).await?;
+    let caller =
+        caller.ok_or_else(|| ApiError::new(Code::Unauthorized, "the token is not valid"))?;
+    for_tenant(caller, headers)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
@@ -216,7 +212,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let caller = parts.extensions.get::<Self>().cloned();
+        let about = parts.extensions.get::<Asked>();
+        let caller = about.and_then(|asked| asked.0.caller().cloned());
         caller.ok_or_else(|| ApiError::internal("a route that asks for its caller lets all in"))
     }
 }

@@ -92,7 +92,7 @@ pub async fn batch(State(app): State<App>, call: Call, body: JsonBytes) -> ApiRe
     let (batch_id, fresh) = call.command_id(&app);
     let outcomes = commands.into_iter().enumerate().map(|(index, command)| {
         let derived = (!fresh).then(|| idempotency::derived(batch_id, &index.to_string()));
-        decide(&app, &call.caller, &call.trace, command, derived)
+        decide(&app, &call.caller, &call.about.trace, command, derived)
     });
     // The futures are made, and so handed in, in the order of the batch.
     let outcomes: Vec<_> = outcomes.collect();
@@ -162,10 +162,10 @@ fn envelope(
             )])));
         }
     };
-    let fingerprint = CommandEnvelope::fingerprint_of(&command, given.id);
     let (tenant, actor) = (caller.tenant.clone(), &*caller.principal);
-    let envelope = CommandEnvelope::new(tenant, stream_id, command, command_id, actor);
-    Ok(CommandEnvelope { fresh, fingerprint, ..envelope })
+    let envelope =
+        CommandEnvelope::asked_of(tenant, stream_id, given.id, command, command_id, actor);
+    Ok(CommandEnvelope { fresh, new_stream: fresh && given.id.is_none(), ..envelope })
 }
 
 /// Whether a command is none of a caller's: what only managers and runners may say.

@@ -7,10 +7,11 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use domain::macros::Body as Checked;
 use domain::{Code, Problem};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
+use crate::layer::{About, Asked};
 
 /// Largest body, in bytes (reliability D44).
 pub const MAX_BODY: usize = 1 << 20;
@@ -53,14 +54,32 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
         if length.is_some_and(|length| length > MAX_BODY as u64) {
             return Err(too_large());
         }
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_| {
-            ApiError::new(Code::InvalidBody, "the body did not arrive within 30 s").closing()
-        })??;
+        let about = parts.extensions.get::<Asked>().map(|asked| asked.0.clone());
+        let bytes = arrived(body, about.as_deref()).await?;
         match form {
             Form::Plain => Ok(Self(bytes)),
             Form::CloudEvent => cloud_event_data(&bytes).map(Self),
         }
     }
+}
+
+/// The body, which mostly came with the head. One that is still under way is waited for
+/// without a seat: slow senders must not keep others out.
+async fn arrived(body: axum::body::Body, about: Option<&About>) -> Result<Bytes, ApiError> {
+    let mut collected = std::pin::pin!(collect(body));
+    if let Some(bytes) = collected.as_mut().now_or_never() {
+        return bytes;
+    }
+    if let Some(about) = about {
+        about.seat.leave();
+    }
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, collected).await.map_err(|_| {
+        ApiError::new(Code::InvalidBody, "the body did not arrive within 30 s").closing()
+    })??;
+    if let Some(about) = about {
+        about.seat.take_again().await?;
+    }
+    Ok(bytes)
 }
 
 /// How a body holds what it says.

@@ -1,7 +1,9 @@
 //! A changing request on its way to the processor, and its outcome on the way back.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::{FromRequestParts, OriginalUri};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::IntoResponse;
@@ -16,22 +18,21 @@ use crate::auth::Caller;
 use crate::conditional::{self, IfMatch};
 use crate::error::{self, ApiError, ApiResult};
 use crate::idempotency;
+use crate::layer::{About, Asked};
 use crate::prefer::{self, Prefer, Return};
 use crate::query::{NoParams, params};
-use crate::trace::Trace;
 
 /// Everything about a changing request but its body.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// Who asks.
     pub caller: Caller,
-    /// The request's trace, stored on its events.
-    pub trace: Trace,
+    /// What else is known of the request; its trace is stored on its events.
+    pub(crate) about: Arc<About>,
     /// What the caller prefers.
     pub prefer: Prefer,
-    method: Method,
-    path: String,
-    key: Option<String>,
+    /// Method, path and key, where there is one.
+    key: Option<(Method, String, String)>,
     if_match: IfMatch,
 }
 
@@ -39,18 +40,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
-        let NoParams {} = params(uri)?;
-        let path = uri.path();
-        let path = path.strip_prefix("/api").unwrap_or(path).to_owned();
-        let trace = parts.extensions.get::<Trace>().cloned();
+        let NoParams {} = params(&parts.uri)?;
+        let key = idempotency::key(&parts.headers)?.map(|key| {
+            let path = parts.uri.path();
+            let path = path.strip_prefix("/api").unwrap_or(path).to_owned();
+            (parts.method.clone(), path, key)
+        });
         Ok(Self {
             caller: Caller::from_request_parts(parts, state).await?,
-            trace: trace.ok_or_else(|| ApiError::internal("a request without a trace"))?,
+            about: Asked::from_request_parts(parts, state).await?.0,
             prefer: Prefer::of(&parts.headers)?,
-            method: parts.method.clone(),
-            path,
-            key: idempotency::key(&parts.headers)?,
+            key,
             if_match: conditional::if_match(&parts.headers)?,
         })
     }
@@ -80,11 +80,16 @@ impl Call {
     /// The command id: derived from the key where there is one, else fresh.
     pub(crate) fn command_id(&self, app: &App) -> (Uuid, bool) {
         match &self.key {
-            Some(key) => {
-                (idempotency::command_id(&self.caller, &self.method, &self.path, key), false)
+            Some((method, path, key)) => {
+                (idempotency::command_id(&self.caller, method, path, key), false)
             }
             None => (app.doors.ids.fresh(), true),
         }
+    }
+
+    /// Whether a repeat of the request would be known as one.
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.key.is_some()
     }
 
     /// An id that belongs to the command: the same one again for a repeat.
@@ -121,11 +126,13 @@ impl Call {
             Target::Known(id) => (id, Some(id)),
             Target::New => (self.id_for(app, command_id, "id"), None),
         };
-        let fingerprint = CommandEnvelope::fingerprint_of(&command, named);
         let (tenant, actor) = (self.caller.tenant.clone(), &*self.caller.principal);
-        let envelope = CommandEnvelope::new(tenant, stream_id, command, command_id, actor);
-        let trace = Some(self.trace.as_str().to_owned());
-        Ok(CommandEnvelope { fresh, fingerprint, trace, expected_version, ..envelope })
+        let envelope =
+            CommandEnvelope::asked_of(tenant, stream_id, named, command, command_id, actor);
+        let trace = Some(self.about.trace.as_str().to_owned());
+        // An id that was made for this very call is on nothing yet: no look-up is needed.
+        let new_stream = fresh && named.is_none();
+        Ok(CommandEnvelope { fresh, new_stream, trace, expected_version, ..envelope })
     }
 }
 
@@ -141,18 +148,17 @@ pub async fn change(app: &App, call: &Call, target: Target, command: Command) ->
 pub(crate) async fn decide(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
     let kind = command.stream_type();
     let envelope = call.envelope(app, target, command)?;
-    let outcome = execute(app, envelope).await;
+    let outcome = execute(app, call, envelope).await;
     answer(app, call, kind, target == Target::New, &outcome).await
 }
 
 /// Has the request's one command decided; its ids go into the request's log line.
-pub(crate) async fn execute(app: &App, envelope: CommandEnvelope) -> Outcome {
-    let span = tracing::Span::current();
-    span.record("stream_type", envelope.command.stream_type().as_str());
-    span.record("stream_id", tracing::field::display(envelope.stream_id));
-    span.record("command", envelope.command.name());
-    span.record("command_id", tracing::field::display(envelope.command_id));
-    app.doors.executor.execute(envelope).await
+pub(crate) async fn execute(app: &App, call: &Call, envelope: CommandEnvelope) -> Outcome {
+    call.about.names(&envelope);
+    let outcome = app.doors.executor.execute(envelope).await;
+    // What follows may wait for a read model or an operation, not for the processor.
+    call.about.seat.leave();
+    outcome
 }
 
 /// The answer to a decided command; that of the first one for a repeat.

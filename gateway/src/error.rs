@@ -22,6 +22,8 @@ pub struct ApiError(Box<Failure>);
 struct Failure {
     problem: Problem,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the log, not for the caller.
+    cause: Option<String>,
 }
 
 /// What handlers answer.
@@ -56,16 +58,27 @@ impl ApiError {
 
     /// A bug of ours: the cause goes to the log, not to the caller.
     pub fn internal(cause: &str) -> Self {
-        tracing::error!(cause, "a request failed by a fault of ours");
-        Self::new(Code::Internal, "the request could not be carried out; see the server's log")
+        let detail = "the request could not be carried out; see the server's log";
+        Self::new(Code::Internal, detail).because(cause.to_owned())
+    }
+
+    /// The same with its cause, which stands in the log line of the request.
+    fn because(mut self, cause: String) -> Self {
+        self.0.cause = Some(cause);
+        self
+    }
+
+    /// What the log tells beside the document.
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
     /// A part that the answer needs cannot be reached; the cause goes to the log.
     pub fn unavailable(cause: &dyn std::error::Error) -> Self {
-        tracing::warn!(cause = %chain(cause), "a request needs a part that cannot be reached");
         let retry_after_ms = Some(RETRY_AFTER_MS);
         let detail = "a part of the system cannot be reached; try again shortly";
-        Problem { retry_after_ms, ..Problem::new(Code::Unavailable, detail) }.into()
+        let problem = Problem { retry_after_ms, ..Problem::new(Code::Unavailable, detail) };
+        Self::from(problem).because(chain(cause))
     }
 
     /// The same with a header.
@@ -98,7 +111,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(Failure { problem, headers: Vec::new() }))
+        Self(Box::new(Failure { problem, headers: Vec::new(), cause: None }))
     }
 }
 
@@ -146,16 +159,19 @@ impl IntoResponse for ApiError {
 
 /// Writes a refusal out as `application/problem+json`, with the request's trace.
 ///
-/// Refusals that the framework made (no route, no method) get a document too.
-pub fn render(mut response: Response, trace: &Trace, target: &str) -> Response {
-    let error = match response.extensions_mut().remove::<ApiError>() {
+/// Refusals that the framework made (no route, no method) get a document too. What was
+/// refused comes back beside it, for the log.
+pub fn render(mut response: Response, trace: &Trace, target: &str) -> (Response, Option<ApiError>) {
+    let mut error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
-        None if response.status().as_u16() < 400 || has_content(&response) => return response,
+        None if response.status().as_u16() < 400 || has_content(&response) => {
+            return (response, None);
+        }
         None => framework(response.status(), target),
     };
-    let Failure { mut problem, headers } = *error.0;
+    let Failure { problem, headers, .. } = &mut *error.0;
     problem.trace_id.get_or_insert_with(|| trace.trace_id().to_owned());
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let body = serde_json::to_vec(problem).unwrap_or_default();
     let mut rendered = Response::new(Body::from(body));
     *rendered.status_mut() =
         StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -172,10 +188,10 @@ pub fn render(mut response: Response, trace: &Trace, target: &str) -> Response {
         let challenge = HeaderValue::from_static("Bearer realm=\"taffrail\"");
         out.insert(header::WWW_AUTHENTICATE, challenge);
     }
-    for (name, value) in headers {
+    for (name, value) in headers.drain(..) {
         out.insert(name, value);
     }
-    rendered
+    (rendered, Some(error))
 }
 
 fn has_content(response: &Response) -> bool {
@@ -210,11 +226,11 @@ mod tests {
     use super::*;
 
     fn trace() -> Trace {
-        Trace::of(&axum::http::HeaderMap::new(), uuid::Uuid::from_u128(7))
+        Trace::of(&axum::http::HeaderMap::new(), || uuid::Uuid::from_u128(7))
     }
 
     async fn document(response: Response) -> (axum::http::response::Parts, Problem) {
-        let (parts, body) = render(response, &trace(), "/v1/x").into_parts();
+        let (parts, body) = render(response, &trace(), "/v1/x").0.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
         (parts, serde_json::from_slice(&bytes).expect("a problem"))
     }

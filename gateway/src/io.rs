@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::metrics::Counter;
+
 /// A request's head must have arrived this long after its first byte.
 const HEAD: Duration = Duration::from_secs(10);
 /// A connection with neither traffic nor a request under way is closed.
@@ -35,14 +37,24 @@ pub(crate) struct TimedIo {
     /// Since when a write waits for the peer.
     stalled_since: Option<Instant>,
     tick: Pin<Box<Sleep>>,
+    /// Counts the peers that were dropped because they did not read.
+    stalled: Counter,
 }
 
 impl TimedIo {
-    pub(crate) fn new(stream: TcpStream, serving: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(stream: TcpStream, serving: Arc<AtomicBool>, stalled: Counter) -> Self {
         let tick = Box::pin(tokio::time::sleep(TICK));
         let now = Instant::now();
         // The first head is waited for from the start; later ones from their first byte.
-        Self { stream, serving, head_since: Some(now), moved: now, stalled_since: None, tick }
+        Self {
+            stream,
+            serving,
+            head_since: Some(now),
+            moved: now,
+            stalled_since: None,
+            tick,
+            stalled,
+        }
     }
 
     /// Looks at the limits once per tick; leaves a wake-up for the next one.
@@ -55,10 +67,12 @@ impl TimedIo {
                 self.head_since = None;
             }
             let over = |since: Option<Instant>, limit| since.is_some_and(|at| now - at >= limit);
-            if over(self.head_since, HEAD)
-                || over(self.stalled_since, STALLED_WRITE)
-                || (!serving && over(Some(self.moved), IDLE))
-            {
+            // Reads notice it as well as writes: whichever is polled first.
+            if over(self.stalled_since, STALLED_WRITE) {
+                self.stalled.add(1);
+                return true;
+            }
+            if over(self.head_since, HEAD) || (!serving && over(Some(self.moved), IDLE)) {
                 return true;
             }
         }
@@ -164,7 +178,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_drips_is_cut_off() {
         let (server, mut client) = pair().await;
-        let mut io = TimedIo::new(server, Arc::default());
+        let mut io = TimedIo::new(server, Arc::default(), Counter::default());
         client.write_all(b"G").await.expect("sends");
         assert_eq!(io.read_u8().await.expect("arrives"), b'G');
         let started = Instant::now();
@@ -177,7 +191,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_never_reads_is_dropped() {
         let (server, client) = pair().await;
-        let mut io = TimedIo::new(server, Arc::new(AtomicBool::new(true)));
+        let dropped = Counter::default();
+        let serving = Arc::new(AtomicBool::new(true));
+        let mut io = TimedIo::new(server, serving, dropped.clone());
         let started = Instant::now();
         let error = loop {
             if let Err(error) = io.write_all(&[0; 65_536]).await {
@@ -186,6 +202,7 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(started.elapsed() <= STALLED_WRITE + 2 * TICK);
+        assert_eq!(dropped.get(), 1);
         drop(client);
     }
 }

@@ -27,6 +27,7 @@ mod params;
 mod prefer;
 mod query;
 mod queue;
+mod room;
 mod router;
 mod server;
 mod service;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToResponse};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -67,36 +67,42 @@ impl Modify for Bearer {
 }
 
 /// The routes below `/v1`, which need a token.
-pub(crate) fn api() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(task::submit_task, task::list_tasks))
-        .routes(routes!(batch::batch))
-        .routes(routes!(task::get_task, task::update_task, task::archive_task))
-        .routes(routes!(task::list_task_events))
-        .routes(routes!(task::list_children))
-        .routes(routes!(task::why_task))
-        .routes(routes!(task::command_task))
-        .routes(routes!(queue::claim))
-        .routes(routes!(queue::list_queues))
-        .routes(routes!(queue::get_queue))
-        .routes(routes!(task::list_dead_letters))
-        .routes(routes!(task::requeue_dead_letter))
-        .routes(routes!(agent::register_agent, agent::list_agents))
-        .routes(routes!(agent::get_agent, agent::update_agent))
-        .routes(routes!(agent::beat))
-        .routes(routes!(agent::follow_logs))
-        .routes(routes!(agent::command_agent))
-        .routes(routes!(operation::list_operations))
-        .routes(routes!(operation::get_operation))
-        .routes(routes!(operation::cancel_operation))
-        .routes(routes!(operation::operation_events))
-        .routes(routes!(events::list_events))
-        .routes(routes!(events::stream_events))
-        .routes(routes!(events::websocket))
-        .routes(routes!(audit::list_audit))
-        .routes(routes!(models::tenant_metrics))
-        .routes(routes!(models::rebuild))
-        .routes(routes!(service::schema))
+pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
+    vec![
+        routes!(task::submit_task, task::list_tasks),
+        routes!(batch::batch),
+        routes!(task::get_task, task::update_task, task::archive_task),
+        routes!(task::list_task_events),
+        routes!(task::list_children),
+        routes!(task::why_task),
+        routes!(task::command_task),
+        routes!(queue::claim),
+        routes!(queue::list_queues),
+        routes!(queue::get_queue),
+        routes!(task::list_dead_letters),
+        routes!(task::requeue_dead_letter),
+        routes!(agent::register_agent, agent::list_agents),
+        routes!(agent::get_agent, agent::update_agent),
+        routes!(agent::beat),
+        routes!(agent::follow_logs),
+        routes!(agent::command_agent),
+        routes!(operation::list_operations),
+        routes!(operation::get_operation),
+        routes!(operation::cancel_operation),
+        routes!(operation::operation_events),
+        routes!(events::list_events),
+        routes!(events::stream_events),
+        routes!(events::websocket),
+        routes!(audit::list_audit),
+        routes!(models::tenant_metrics),
+        routes!(models::rebuild),
+        routes!(service::schema),
+    ]
+}
+
+/// The same as one router, for the document.
+fn api() -> OpenApiRouter<App> {
+    routes_of_api().into_iter().fold(OpenApiRouter::new(), OpenApiRouter::routes)
 }
 
 /// The routes that are open to everybody.

@@ -106,13 +106,30 @@ impl TokenSource for OneToken {
     }
 }
 
+/// Decides nothing before it may.
+struct Held(Arc<tokio::sync::Semaphore>, Arc<Yes>);
+
+impl Executor for Held {
+    fn execute(&self, command: CommandEnvelope) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let (may, then) = (self.0.clone(), self.1.clone());
+        Box::pin(async move {
+            may.acquire().await.expect("never closed").forget();
+            then.execute(command).await
+        })
+    }
+}
+
 fn gateway() -> Router {
+    gateway_of(Arc::new(Yes::default()), Limits::default())
+}
+
+fn gateway_of(executor: Arc<dyn Executor>, limits: Limits) -> Router {
     let url = "postgres://nobody@127.0.0.1:1/none";
     let pool = store::connect_pool(url, 1).expect("a pool that connects when it is asked");
     let reader =
         store::Reader { log: store::Log::new(pool.clone(), url), feed: store::Feed::at(0) };
     router(App::new(Doors {
-        executor: Arc::new(Yes::default()),
+        executor,
         claims: Arc::new(Nobody),
         wire: Arc::new(Nobody),
         heartbeats: Arc::new(Nobody),
@@ -124,7 +141,7 @@ fn gateway() -> Router {
         tokens: Tokens::new(OneToken),
         health: crate::Health::default(),
         metrics: crate::Metrics::default(),
-        limits: Limits::default(),
+        limits,
     }))
 }
 
@@ -331,4 +348,86 @@ async fn the_page_of_the_documentation_comes_out_of_the_binary() {
     assert_eq!(schema.json["properties"]["title"]["type"], "string", "{}", schema.json);
     let problem = ask(&router, Method::GET, "/v1/schemas/task.submited", &[], "").await;
     assert!(problem.json["detail"].as_str().is_some_and(|d| d.contains("task.submitted")));
+}
+
+#[tokio::test]
+async fn the_surplus_is_turned_away_and_nothing_accepted_is_lost() {
+    let (may, decided) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(Yes::default()));
+    let held = Held(may.clone(), decided.clone());
+    let router = gateway_of(Arc::new(held), Limits { commands: 3, ..Limits::default() });
+    let many = (0..20).map(|_| {
+        let router = router.clone();
+        tokio::spawn(async move {
+            ask(&router, Method::POST, "/v1/tasks", &[], r#"{"title":"t"}"#).await
+        })
+    });
+    let many: Vec<_> = many.collect();
+    // Reads, claims and heartbeats need no seat.
+    let read = ask(&router, Method::GET, "/version", &[], "").await;
+    assert_eq!(read.status, 200);
+    let beat = "/v1/agents/018f0000-0000-7000-8000-000000000001/heartbeat";
+    let beat = ask(&router, Method::POST, beat, &[], "{}").await;
+    assert_ne!(slug(&beat), "busy");
+    let (mut created, mut refused) = (0, 0);
+    let mut answers: futures::stream::FuturesUnordered<_> = many.into_iter().collect();
+    while let Some(answer) = futures::StreamExt::next(&mut answers).await {
+        let answer = answer.expect("no panic");
+        if answer.status == 201 {
+            created += 1;
+            continue;
+        }
+        refused += 1;
+        assert_eq!((answer.status.as_u16(), slug(&answer)), (503, "busy"), "{}", answer.json);
+        assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+        assert_eq!(answer.headers[header::CONTENT_TYPE], "application/problem+json");
+        assert!(answer.json["trace_id"].is_string(), "{}", answer.json);
+        if refused == 17 {
+            may.add_permits(1_000);
+        }
+    }
+    assert_eq!((created, refused), (3, 17));
+    assert_eq!(decided.0.lock().len(), 3, "what was accepted was decided, and nothing else");
+    let next = ask(&router, Method::POST, "/v1/tasks", &[], r#"{"title":"t"}"#).await;
+    assert_eq!(next.status, 201, "the seats are free again");
+    let figures = router
+        .clone()
+        .oneshot(Request::builder().uri("/metrics").body(Body::empty()).expect("a request"));
+    let figures = figures.await.expect("an answer").into_body();
+    let figures = axum::body::to_bytes(figures, 1 << 20).await.expect("a body");
+    let figures = String::from_utf8_lossy(&figures).into_owned();
+    for line in [
+        "taffrail_http_refusals_total{code=\"busy\"} 17",
+        "taffrail_http_commands{place=\"seated\"} 0",
+        "taffrail_http_commands{place=\"waiting\"} 0",
+        // The one that asks.
+        "taffrail_http_requests_under_way 1",
+    ] {
+        assert!(figures.lines().any(|found| found == line), "{line} in\n{figures}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_slow_to_come_keeps_nobody_out() {
+    let router = gateway_of(Arc::new(Yes::default()), Limits { commands: 1, ..Limits::default() });
+    let (send, body) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, std::io::Error>>(1);
+    let body = futures::stream::unfold(body, |mut body| async {
+        body.recv().await.map(|chunk| (chunk, body))
+    });
+    let slow = Request::builder()
+        .method(Method::POST)
+        .uri("/v1/tasks")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .header(header::TRANSFER_ENCODING, "chunked")
+        .body(Body::from_stream(body))
+        .expect("a request");
+    send.send(Ok(bytes::Bytes::from_static(br#"{"title""#))).await.expect("room");
+    let slow = tokio::spawn(router.clone().oneshot(slow));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let quick = ask(&router, Method::POST, "/v1/tasks", &[], r#"{"title":"t"}"#).await;
+    assert_eq!(quick.status, 201, "{}", quick.json);
+    send.send(Ok(bytes::Bytes::from_static(br#":"t"}"#))).await.expect("room");
+    drop(send);
+    assert_eq!(slow.await.expect("no panic").expect("an answer").status(), 201);
 }

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 use crate::app::App;
 use crate::auth::REFRESH;
 use crate::io::TimedIo;
+use crate::metrics::Counter;
 
 /// Requests under way may take this long after the shutdown has begun (D42).
 const DRAIN: Duration = Duration::from_secs(8);
@@ -49,7 +50,8 @@ pub async fn serve(app: App, listener: TcpListener, cancel: CancellationToken) -
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), cancel.clone());
+                let connection =
+                    connection(stream, router.clone(), app.figures.stalled.clone(), cancel.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(seat);
@@ -87,12 +89,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection; a shutdown closes it after the answer under way.
-async fn connection(stream: TcpStream, router: axum::Router, cancel: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    router: axum::Router,
+    stalled: Counter,
+    cancel: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps Nagle's delay");
     }
     let serving = Arc::new(AtomicBool::new(false));
-    let io = TokioIo::new(TimedIo::new(stream, serving.clone()));
+    let io = TokioIo::new(TimedIo::new(stream, serving.clone(), stalled));
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, serving) = (router.clone(), serving.clone());
         serving.store(true, Ordering::Relaxed);

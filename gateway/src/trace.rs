@@ -4,33 +4,39 @@ use axum::http::HeaderMap;
 use uuid::Uuid;
 
 /// A `traceparent` value: `00-<trace id>-<parent id>-<flags>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace(String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace([u8; LENGTH]);
+
+/// Bytes of a value: the later versions' additions are not carried on.
+const LENGTH: usize = 55;
 
 impl Trace {
     /// The caller's trace, or `fresh` as a new one where there is none or it is invalid.
-    pub fn of(headers: &HeaderMap, fresh: Uuid) -> Self {
+    pub fn of(headers: &HeaderMap, fresh: impl FnOnce() -> Uuid) -> Self {
         let mut given = headers.get_all("traceparent").iter();
         let text = given.next().and_then(|value| value.to_str().ok());
-        match text {
-            Some(text) if given.next().is_none() && is_valid(text) => Self(text[..55].to_owned()),
-            _ => {
-                let trace = fresh.simple();
-                // The parent id is ours to choose; the last 8 bytes of the id are random.
-                let text = trace.to_string();
-                Self(format!("00-{text}-{}-01", &text[16..]))
-            }
-        }
+        let given = text.filter(|text| given.next().is_none() && is_valid(text));
+        let known = given.and_then(|text| text.as_bytes().get(..LENGTH)?.try_into().ok());
+        known.map_or_else(|| Self::begun(fresh()), Self)
+    }
+
+    fn begun(id: Uuid) -> Self {
+        let mut value = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        id.simple().encode_lower(&mut value[3..35]);
+        // The parent id is ours to choose; the last 8 bytes of the id are random.
+        value.copy_within(19..35, 36);
+        Self(value)
     }
 
     /// The whole value, as it is stored on events.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It was made of ASCII; both ways to one have seen to it.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The 32 hexadecimal digits by which a request is found in the logs.
     pub fn trace_id(&self) -> &str {
-        &self.0[3..35]
+        self.as_str().get(3..35).unwrap_or_default()
     }
 }
 
@@ -64,7 +70,7 @@ mod tests {
     fn trace(value: &str) -> Trace {
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", value.parse().expect("header"));
-        Trace::of(&headers, Uuid::from_u128(7))
+        Trace::of(&headers, || Uuid::from_u128(7))
     }
 
     #[test]

@@ -34,13 +34,24 @@ pub struct List<T> {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
+        (&error).into()
+    }
+}
+
+impl From<&QueryError> for ApiError {
+    fn from(error: &QueryError) -> Self {
         match error {
             QueryError::Cursor => {
                 Self::parameter("/query/cursor", "the cursor is not one of this list")
             }
-            QueryError::NotYet { current } => not_yet(current),
-            QueryError::Database(_) | QueryError::Pool(_) => Self::unavailable(&error),
-            QueryError::Row(_) => Self::internal(&chain(&error)),
+            QueryError::NotYet { current } => not_yet(*current),
+            QueryError::Database(_) | QueryError::Pool(_) => Self::unavailable(error),
+            QueryError::Row(_) => Self::internal(&chain(error)),
+            QueryError::Full => {
+                let problem = Problem::new(Code::Busy, "too many queries wait for an answer");
+                Problem { retry_after_ms: Some(1_000), ..problem }.into()
+            }
+            QueryError::Gathered(of_all) => of_all.as_ref().into(),
         }
     }
 }

@@ -63,6 +63,12 @@ pub enum QueryError {
     /// No connection could be had.
     #[error("no database connection: {0}")]
     Pool(#[from] deadpool_postgres::PoolError),
+    /// Too many wait for an answer already.
+    #[error("too many queries wait for an answer")]
+    Full,
+    /// The query that was asked together with others failed.
+    #[error("{0}")]
+    Gathered(std::sync::Arc<QueryError>),
     /// A stored row does not have the shape that this release reads.
     #[error("a stored row cannot be read: {0}")]
     Row(String),

@@ -22,6 +22,7 @@ mod rebuild;
 mod relay;
 mod roles;
 mod servers;
+mod slow_readers;
 mod store;
 mod taken_for_new;
 mod up;

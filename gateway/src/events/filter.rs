@@ -46,6 +46,11 @@ impl StreamFilter {
         Ok(filter)
     }
 
+    /// Whether nothing is narrowed.
+    pub(crate) fn is_all(&self) -> bool {
+        self.types.is_empty() && self.stream.is_none()
+    }
+
     /// Whether an event belongs to the share.
     pub(crate) fn takes(&self, event: &Recorded) -> bool {
         self.stream.is_none_or(|stream| stream == event.stream_id)

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use axum::extract::ws::Utf8Bytes;
+use bytes::{Bytes, BytesMut};
 use domain::{Recorded, TenantId};
 use parking_lot::RwLock;
 use store::{Reader, StoreError};
@@ -21,8 +22,16 @@ use super::filter::StreamFilter;
 const KEPT: usize = 8_192;
 /// Payload bytes kept.
 const KEPT_BYTES: usize = 16 << 20;
-/// Events read at once; bounds what one subscriber holds in memory.
+/// Events handed over at once, and their payload bytes: what one subscriber that does not
+/// read holds in memory. A single event may be larger.
 const PAGE: usize = 256;
+const PAGE_BYTES: usize = 64 << 10;
+/// Pages kept for subscribers that ask for the same one, which those at the head do.
+const PAGES: usize = 16;
+/// From so many subscribers on they are woken at most once per this time: a wake-up costs
+/// each a write, whose price hardly depends on how many events it carries.
+const CROWD: usize = 8;
+const PACE: Duration = Duration::from_millis(2);
 /// The safety net behind every wake-up (reliability D21).
 const POLL: Duration = Duration::from_millis(250);
 
@@ -33,16 +42,30 @@ pub(crate) struct Frame {
     epoch: u64,
     json: OnceLock<Bytes>,
     sse: OnceLock<Bytes>,
+    ws: OnceLock<Utf8Bytes>,
 }
 
 impl Frame {
     fn of(event: Arc<Recorded>, epoch: u64) -> Arc<Self> {
-        Arc::new(Self { event, epoch, json: OnceLock::new(), sse: OnceLock::new() })
+        Arc::new(Self {
+            event,
+            epoch,
+            json: OnceLock::new(),
+            sse: OnceLock::new(),
+            ws: OnceLock::new(),
+        })
     }
 
     /// The CloudEvent.
     pub(crate) fn json(&self) -> &Bytes {
         self.json.get_or_init(|| broker::cloud_event_json(&self.event, self.epoch).into())
+    }
+
+    /// The event as a WebSocket's message.
+    pub(crate) fn ws(&self) -> &Utf8Bytes {
+        self.ws.get_or_init(|| {
+            format!("{{\"event\":{}}}", String::from_utf8_lossy(self.json())).into()
+        })
     }
 
     /// The event as SSE frame: the CloudEvent is JSON without line ends, so one line.
@@ -61,6 +84,41 @@ impl Frame {
     }
 }
 
+/// Events that are handed over together, in order, the same for everybody who wants them.
+pub(crate) struct Page {
+    pub(crate) frames: Vec<Arc<Frame>>,
+    sse: OnceLock<Bytes>,
+}
+
+impl Page {
+    fn of(frames: Vec<Arc<Frame>>) -> Arc<Self> {
+        Arc::new(Self { frames, sse: OnceLock::new() })
+    }
+
+    /// All frames as SSE, put together once however many subscribers send them.
+    pub(crate) fn sse(&self) -> Bytes {
+        let together = || match self.frames.as_slice() {
+            [one] => one.sse().clone(),
+            many => {
+                let length = many.iter().map(|frame| frame.sse().len()).sum();
+                let mut bytes = BytesMut::with_capacity(length);
+                many.iter().for_each(|frame| bytes.extend_from_slice(frame.sse()));
+                bytes.freeze()
+            }
+        };
+        self.sse.get_or_init(together).clone()
+    }
+}
+
+/// What a page was made for: the events of a tenant behind a position.
+struct Made {
+    tenant: TenantId,
+    after: u64,
+    /// How far it goes; events of other tenants are passed over.
+    to: u64,
+    page: Arc<Page>,
+}
+
 /// The newest frames and the way to older ones.
 #[derive(Clone)]
 pub(crate) struct Hub(Arc<Inner>);
@@ -68,6 +126,8 @@ pub(crate) struct Hub(Arc<Inner>);
 struct Inner {
     reader: Reader,
     recent: RwLock<Recent>,
+    /// The last pages that were made of them, newest last.
+    pages: RwLock<VecDeque<Made>>,
     /// The position of the newest frame, or where the hub began.
     head: watch::Sender<u64>,
     epoch: AtomicU64,
@@ -83,7 +143,8 @@ impl Hub {
     pub(crate) fn new(reader: Reader) -> Self {
         let head = watch::Sender::new(reader.feed.head());
         let epoch = AtomicU64::new(1);
-        Self(Arc::new(Inner { reader, recent: RwLock::default(), head, epoch }))
+        let (recent, pages) = Default::default();
+        Self(Arc::new(Inner { reader, recent, pages, head, epoch }))
     }
 
     /// The log itself.
@@ -123,6 +184,9 @@ impl Hub {
                 Ok(events) => {
                     position = events.last().map(|event| event.position);
                     self.push(events);
+                    if self.0.head.receiver_count() >= CROWD {
+                        tokio::time::sleep(PACE).await;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -160,8 +224,33 @@ impl Hub {
         let recent = self.0.recent.read();
         let first = recent.frames.front()?.event.position;
         let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
-        (skip < recent.frames.len())
-            .then(|| recent.frames.iter().skip(skip).take(PAGE).cloned().collect())
+        let mut bytes = 0;
+        let frames = recent.frames.iter().skip(skip).take(PAGE);
+        let frames = frames.take_while(|frame| fits(&mut bytes, frame));
+        (skip < recent.frames.len()).then(|| frames.cloned().collect())
+    }
+
+    /// The page that others at the same place got.
+    fn made(&self, tenant: &TenantId, after: u64) -> Option<(u64, Arc<Page>)> {
+        let pages = self.0.pages.read();
+        let mut newest_first = pages.iter().rev();
+        let made = newest_first.find(|made| made.after == after && made.tenant == *tenant)?;
+        Some((made.to, made.page.clone()))
+    }
+
+    /// Keeps a page for others; one that was made meanwhile stands.
+    fn keep(&self, made: Made) -> Arc<Page> {
+        let mut pages = self.0.pages.write();
+        let known = pages.iter().find(|m| m.after == made.after && m.tenant == made.tenant);
+        if let Some(known) = known.filter(|known| known.to == made.to) {
+            return known.page.clone();
+        }
+        let page = made.page.clone();
+        pages.push_back(made);
+        if pages.len() > PAGES {
+            pages.pop_front();
+        }
+        page
     }
 
     /// Frames from the log; the query outlives a subscriber that hangs up (D43).
@@ -173,7 +262,8 @@ impl Hub {
             Ok(Vec::new())
         })?;
         let epoch = self.0.epoch.load(Ordering::Relaxed);
-        Ok(events.into_iter().map(|event| Frame::of(event, epoch)).collect())
+        let (frames, mut bytes) = (events.into_iter().map(|event| Frame::of(event, epoch)), 0);
+        Ok(frames.take_while(|frame| fits(&mut bytes, frame)).collect())
     }
 
     /// Follows the log for one subscriber from behind a position.
@@ -186,6 +276,13 @@ impl Hub {
         let head = self.0.head.subscribe();
         Subscription { hub: self.clone(), head, tenant, filter, position: after }
     }
+}
+
+/// Whether one more frame fits into a page of so many bytes; the first always does.
+fn fits(bytes: &mut usize, frame: &Frame) -> bool {
+    let first = *bytes == 0;
+    *bytes += frame.event.payload.len().max(1);
+    first || *bytes <= PAGE_BYTES
 }
 
 /// One subscriber's place in the log.
@@ -202,8 +299,14 @@ impl Subscription {
     /// The next events for this subscriber, at least one, in order.
     ///
     /// Dropping the future loses nothing: the position moves with what is returned.
-    pub(crate) async fn next(&mut self) -> Result<Vec<Arc<Frame>>, StoreError> {
+    pub(crate) async fn next(&mut self) -> Result<Arc<Page>, StoreError> {
+        // Whoever wants everything of the tenant shares the pages.
+        let shared = self.filter.is_all();
         loop {
+            if shared && let Some((to, page)) = self.hub.made(&self.tenant, self.position) {
+                self.position = to;
+                return Ok(page);
+            }
             let head = *self.head.borrow_and_update();
             let frames = match self.hub.recent(self.position) {
                 Some(frames) => frames,
@@ -220,15 +323,21 @@ impl Subscription {
                 tokio::time::sleep(POLL).await;
                 continue;
             };
-            self.position = last;
+            let after = std::mem::replace(&mut self.position, last);
             let mine: Vec<_> = frames
                 .into_iter()
                 .filter(|frame| frame.event.tenant == self.tenant)
                 .filter(|frame| self.filter.takes(&frame.event))
                 .collect();
-            if !mine.is_empty() {
-                return Ok(mine);
+            if mine.is_empty() {
+                continue;
             }
+            let page = Page::of(mine);
+            if !shared {
+                return Ok(page);
+            }
+            let tenant = self.tenant.clone();
+            return Ok(self.hub.keep(Made { tenant, after, to: last, page }));
         }
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod cursor;
 mod filter;
 pub(crate) mod hub;
+mod outbox;
 mod page;
 mod sse;
 mod stream;

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -68,12 +68,7 @@ pub(crate) fn answer(live: Live) -> Response {
     let hello = hello(&live);
     let events = stream::unfold(live, |mut live| async move {
         let bytes = match live.next().await {
-            Next::Events(frames) => {
-                let length = frames.iter().map(|frame| frame.sse().len()).sum();
-                let mut bytes = BytesMut::with_capacity(length);
-                frames.iter().for_each(|frame| bytes.extend_from_slice(frame.sse()));
-                bytes.freeze()
-            }
+            Next::Events(page) => page.sse(),
             Next::KeepAlive => Bytes::from_static(b":\n\n"),
             Next::Closing | Next::Revoked | Next::Broken => return None,
         };

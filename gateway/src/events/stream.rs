@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::cursor::{self, Cursor, Start};
 use super::filter::StreamFilter;
-use super::hub::{Frame, Subscription};
+use super::hub::{Page, Subscription};
 use crate::app::{App, StreamSlot};
 use crate::auth::{Caller, REFRESH};
 use crate::error::ApiError;
@@ -28,7 +28,7 @@ pub(crate) struct Live {
 /// What a stream has to say next.
 pub(crate) enum Next {
     /// Events, in order.
-    Events(Vec<Arc<Frame>>),
+    Events(Arc<Page>),
     /// Nothing happened, but the peer should know that we are here.
     KeepAlive,
     /// The process leaves.
@@ -75,10 +75,10 @@ impl Live {
                 return Next::Revoked;
             }
             match next {
-                Ok(Ok(frames)) => {
+                Ok(Ok(page)) => {
                     self.spoke = Instant::now();
-                    self.app.figures.stream_events.add(frames.len() as u64);
-                    return Next::Events(frames);
+                    self.app.figures.stream_events.add(page.frames.len() as u64);
+                    return Next::Events(page);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(cause = %crate::error::chain(&error), "a stream broke off");

@@ -16,24 +16,24 @@ use domain::{Code, Problem};
 use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_util::sync::CancellationToken;
 
 use super::cursor;
 use super::filter::StreamFilter;
+use super::outbox::{Outbox, write};
 use super::stream::{KEEP_ALIVE, Live, Next};
 use crate::app::{App, StreamSlot};
 use crate::auth::Caller;
 use crate::batch::BatchCommand;
 use crate::body::MAX_BODY;
 use crate::error::{ApiError, ApiResult};
+use crate::layer::Asked;
 use crate::query::{NoParams, Params};
 use crate::trace::Trace;
 
-/// Messages that wait for the peer to read.
-const OUTBOX: usize = 64;
 /// Commands under way at once.
 const COMMANDS: usize = 64;
 /// A peer that says nothing for so long, not even a pong, is gone.
@@ -83,7 +83,7 @@ enum Place {
 pub async fn websocket(
     State(app): State<App>,
     caller: Caller,
-    trace: axum::Extension<Trace>,
+    asked: Asked,
     Params(NoParams {}): Params<NoParams>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -93,7 +93,7 @@ pub async fn websocket(
     check_origin(&headers)?;
     let slot = Arc::new(app.stream_slot(&caller)?);
     let upgrade = upgrade.max_message_size(MAX_BODY).max_frame_size(MAX_BODY);
-    let session = Session::new(app, caller, trace.0, slot);
+    let session = Session::new(app, caller, asked.0.trace, slot);
     Ok(upgrade.on_upgrade(move |socket| session.run(socket)))
 }
 
@@ -140,12 +140,11 @@ impl Session {
 
     async fn run(mut self, socket: WebSocket) {
         let (mut sink, mut stream) = socket.split();
-        let (outbox, mut queued) = mpsc::channel::<Message>(OUTBOX);
+        let (outbox, mut queued) = Outbox::new();
         // The connection itself gives up on a peer that does not read.
         let writer = tokio::spawn(async move {
-            while let Some(message) = queued.recv().await {
-                let last = matches!(message, Message::Close(_));
-                if sink.send(message).await.is_err() || last {
+            while let Some(queued_now) = queued.recv().await {
+                if !matches!(write(&mut sink, queued_now, &mut queued).await, Ok(false)) {
                     break;
                 }
             }
@@ -167,7 +166,7 @@ impl Session {
                         break Some((4401, "the token is not valid any more"));
                     }
                     // A full outbox needs no ping: there is something to read.
-                    let _ = outbox.try_send(Message::Ping(Default::default()));
+                    outbox.try_send(Message::Ping(Default::default()));
                     continue;
                 }
                 message = stream.next() => message,
@@ -203,12 +202,17 @@ impl Session {
         let _ = tokio::time::timeout(Duration::from_secs(2), writer).await;
     }
 
-    async fn hear(&mut self, text: &[u8], outbox: &mpsc::Sender<Message>) -> Result<(), Problem> {
+    async fn hear(&mut self, text: &[u8], outbox: &Outbox) -> Result<(), Problem> {
         let said = domain::json::read(text).map_err(|fault| Problem::invalid(vec![fault]))?;
         match said {
             Said::Subscribe(wanted) => {
                 let subscribed = self.subscribe(wanted, outbox).await;
-                subscribed.map_err(|refusal| refusal.problem().clone())
+                subscribed.map_err(|refusal| {
+                    if let Some(cause) = refusal.cause() {
+                        tracing::warn!(cause, trace_id = self.trace.trace_id(), "no subscription");
+                    }
+                    refusal.problem().clone()
+                })
             }
             Said::Ack(position) => {
                 self.acked.send_if_modified(|known| {
@@ -222,7 +226,7 @@ impl Session {
                 // The next message is not read before there is room for its command.
                 let Ok(room) = self.commands.clone().acquire_owned().await else { return Ok(()) };
                 let (app, caller) = (self.app.clone(), self.caller.clone());
-                let (trace, outbox) = (self.trace.clone(), outbox.clone());
+                let (trace, outbox) = (self.trace, outbox.clone());
                 self.app.tracker.spawn(async move {
                     let outcome = crate::batch::execute(&app, &caller, &trace, *command).await;
                     let text = json!({ "outcome": outcome }).to_string();
@@ -234,11 +238,7 @@ impl Session {
         }
     }
 
-    async fn subscribe(
-        &mut self,
-        wanted: Subscribe,
-        outbox: &mpsc::Sender<Message>,
-    ) -> Result<(), ApiError> {
+    async fn subscribe(&mut self, wanted: Subscribe, outbox: &Outbox) -> Result<(), ApiError> {
         let types = (!wanted.types.is_empty()).then(|| wanted.types.join(","));
         let filter = StreamFilter::read(types.as_deref(), wanted.stream.as_deref())?;
         let place = match wanted.after {
@@ -290,7 +290,7 @@ fn breach(error: axum::Error) -> Option<(u16, &'static str)> {
 async fn push(
     mut live: Live,
     hello: String,
-    outbox: mpsc::Sender<Message>,
+    outbox: Outbox,
     mut acked: watch::Receiver<u64>,
     window: Option<u32>,
 ) {
@@ -299,8 +299,8 @@ async fn push(
     }
     let mut unacked = std::collections::VecDeque::new();
     loop {
-        let frames = match live.next().await {
-            Next::Events(frames) => frames,
+        let page = match live.next().await {
+            Next::Events(page) => page,
             Next::KeepAlive => continue,
             Next::Broken => {
                 let detail = "the log could not be read; subscribe again at your position";
@@ -311,7 +311,7 @@ async fn push(
             // The session notices these itself and says good-bye.
             Next::Closing | Next::Revoked => return,
         };
-        for frame in frames {
+        for frame in &page.frames {
             if let Some(window) = window {
                 while unacked.len() >= window.max(1) as usize {
                     let done = *acked.borrow_and_update();
@@ -324,9 +324,7 @@ async fn push(
                 }
                 unacked.push_back(frame.event.position);
             }
-            let event = String::from_utf8_lossy(frame.json());
-            let text = format!("{{\"event\":{event}}}");
-            if outbox.send(Message::text(text)).await.is_err() {
+            if outbox.send(Message::Text(frame.ws().clone())).await.is_err() {
                 return;
             }
         }

@@ -112,12 +112,15 @@ pub(crate) async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work)
     let operation = call.id_for(app, command_id, "operation");
     let (tenant, actor) = (call.caller.tenant.clone(), &*call.caller.principal);
     let own_id = call.id_for(app, command_id, "accept");
+    let fresh = !call.is_keyed();
     let envelope = CommandEnvelope {
+        fresh,
+        new_stream: fresh,
         fingerprint: work.fingerprint,
-        trace: Some(call.trace.as_str().to_owned()),
+        trace: Some(call.about.trace.as_str().to_owned()),
         ..CommandEnvelope::new(tenant, operation, accept, own_id, actor)
     };
-    let outcome = change::execute(app, envelope).await;
+    let outcome = change::execute(app, call, envelope).await;
     let decision = outcome.decision();
     if decision.problem.is_some() {
         return Err(error::of_outcome(decision));
@@ -169,8 +172,8 @@ async fn finished(
     let mut live = Live::open(app, &call.caller, slot, filter, from).await.ok()?;
     let end = async {
         loop {
-            let crate::events::Next::Events(frames) = live.next().await else { return None };
-            let ends = frames.iter().filter_map(|frame| match frame.event.event() {
+            let crate::events::Next::Events(page) = live.next().await else { return None };
+            let ends = page.frames.iter().filter_map(|frame| match frame.event.event() {
                 Ok(Event::Operation(OperationEvent::Succeeded(done))) => {
                     Some(Ok(done.result.clone()))
                 }

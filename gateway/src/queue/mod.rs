@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body::JsonBytes;
 use crate::error::{ApiError, ApiResult};
-use crate::layer::Gone;
+use crate::layer::Asked;
 use crate::openapi::Refused;
 use crate::query::{Fresh, NoParams, Params};
 use crate::view::{self, List};
@@ -30,7 +30,7 @@ pub async fn claim(
     State(app): State<App>,
     caller: Caller,
     Path(queue): Path<String>,
-    gone: axum::Extension<Gone>,
+    asked: Asked,
     Params(NoParams {}): Params<NoParams>,
     body: JsonBytes,
 ) -> ApiResult {
@@ -41,7 +41,7 @@ pub async fn claim(
     let claimed = tokio::select! {
         biased;
         claimed = claim => claimed?,
-        () = gone.0.0.cancelled() => Claimed::default(),
+        () = asked.0.gone.cancelled() => Claimed::default(),
     };
     Ok(Json(claimed).into_response())
 }

@@ -57,6 +57,7 @@ const SETTINGS: &[Setting] = &[
     setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
     setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
+    setting("http_commands", "TAFFRAIL_HTTP_COMMANDS", "2048"),
 ];
 
 /// One resolved setting.
@@ -199,6 +200,14 @@ impl Config {
         Ok(self.number("queue_capacity", 1, 1_000_000)? as usize)
     }
 
+    /// Changing requests that a gateway takes at once.
+    ///
+    /// # Errors
+    /// When it is no number between 1 and a million.
+    pub fn http_commands(&self) -> anyhow::Result<usize> {
+        Ok(self.number("http_commands", 1, 1_000_000)? as usize)
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -207,6 +216,7 @@ impl Config {
         self.http_addr()?;
         self.pool_size()?;
         self.queue_capacity()?;
+        self.http_commands()?;
         Ok(())
     }
 

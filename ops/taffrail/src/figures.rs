@@ -25,6 +25,10 @@ pub fn of_log(metrics: &Metrics, feed: &Feed, pool: &Pool) {
             if used { (status.size - idle) as f64 } else { idle as f64 }
         });
     }
+    let help = "Log lines dropped because stderr took them too slowly.";
+    metrics.ask_total("taffrail_log_lines_dropped_total", help, &[], || {
+        crate::logging::dropped_lines() as f64
+    });
     let pool = pool.clone();
     metrics.ask("taffrail_pool_waiting", "Callers waiting for a connection.", &[], move || {
         pool.status().waiting as f64

@@ -172,6 +172,6 @@ async fn host(
     work: impl AsyncFnOnce(Config) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let config = Config::resolve(flags, file)?;
-    logging::init(config.log());
+    let _written_out_at_the_end = logging::init(config.log());
     work(config).await
 }

@@ -276,7 +276,10 @@ pub async fn start(
             tokens: gateway::Tokens::new(gateway::PgTokens(queries_pool)),
             health,
             metrics,
-            limits: gateway::Limits::default(),
+            limits: gateway::Limits {
+                commands: config.http_commands()?,
+                ..gateway::Limits::default()
+            },
         });
         let cancel = front.cancel.clone();
         front.spawn("gateway", async move {

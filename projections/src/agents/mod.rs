@@ -11,4 +11,5 @@ mod view;
 
 pub use fold::{AgentRow, Agents};
 pub use query::AgentFilter;
+pub(crate) use query::BY_ID;
 pub use view::AgentView;

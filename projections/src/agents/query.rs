@@ -8,11 +8,18 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{AgentRow, AgentView};
-use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document, position_of};
+use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded, document, position_of};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
 /// The models behind an agent: the tasks it holds are read from the tasks.
 const MODELS: [Model; 2] = [Model::Agents, Model::Tasks];
+
+/// Agents by id, with the tasks they hold: of tenant `$1`, those among `$2`.
+pub(crate) const BY_ID: &str = "SELECT a.key, a.doc, a.created,
+    ARRAY(SELECT t.key FROM read.tasks t
+          WHERE t.tenant = a.tenant AND t.holder = a.key
+          ORDER BY t.created LIMIT 1000) AS tasks
+    FROM read.agents a WHERE a.tenant = $1 AND a.key = ANY($2)";
 
 /// Whether an agent holds a task.
 const HOLDS: &str =
@@ -48,14 +55,8 @@ impl Queries {
         id: AgentId,
         patience: Duration,
     ) -> Result<Answer<Option<AgentView>>, QueryError> {
-        let page = || {
-            let mut sql = Sql::new("SELECT a.tenant, a.key, a.doc, a.created FROM read.agents a");
-            sql.with(" WHERE a.tenant = #", tenant.as_str().to_owned())
-                .with(" AND a.key = #", id.0);
-            with_tasks(sql)
-        };
-        let (seen, row) = self.find(tenant, Model::Agents, &MODELS, patience, page).await?;
-        Ok(seen.answer(row.as_ref().map(view).transpose()?))
+        let (seen, row) = self.find(ById::Agent, tenant, id.0, patience).await?;
+        Ok(seen.answer(row.as_deref().map(view).transpose()?))
     }
 
     /// Agents, newest first.

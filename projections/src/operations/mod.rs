@@ -5,5 +5,6 @@ mod query;
 mod view;
 
 pub use fold::{OperationRow, Operations};
+pub(crate) use query::BY_ID;
 pub use query::OperationFilter;
 pub use view::OperationView;

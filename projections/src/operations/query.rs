@@ -8,8 +8,12 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{OperationRow, OperationView};
-use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document, position_of};
+use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded, document, position_of};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
+
+/// Operations by id: of tenant `$1`, those among `$2`.
+pub(crate) const BY_ID: &str = "SELECT o.key, o.doc, o.created
+    FROM read.operations o WHERE o.tenant = $1 AND o.key = ANY($2)";
 
 /// Which operations to list; an empty filter lists all.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,15 +36,8 @@ impl Queries {
         id: OperationId,
         patience: Duration,
     ) -> Result<Answer<Option<OperationView>>, QueryError> {
-        let page = || {
-            let mut sql = Sql::new("SELECT o.key, o.doc, o.created FROM read.operations o");
-            sql.with(" WHERE o.tenant = #", tenant.as_str().to_owned())
-                .with(" AND o.key = #", id.0);
-            sql
-        };
-        let models = [Model::Operations];
-        let (seen, row) = self.find(tenant, Model::Operations, &models, patience, page).await?;
-        Ok(seen.answer(row.as_ref().map(view).transpose()?))
+        let (seen, row) = self.find(ById::Operation, tenant, id.0, patience).await?;
+        Ok(seen.answer(row.as_deref().map(view).transpose()?))
     }
 
     /// Operations, newest first.

@@ -6,6 +6,7 @@
 //! its rows.
 
 mod cursor;
+mod gather;
 mod sql;
 mod wait;
 
@@ -21,6 +22,8 @@ use crate::{Model, Progress, QueryError};
 
 pub use cursor::Cursor;
 pub(crate) use cursor::ListKind;
+pub(crate) use gather::ById;
+pub use gather::Gathered;
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
 
 /// Longest page of any list.
@@ -32,6 +35,7 @@ pub struct Queries {
     pool: Pool,
     progress: Progress,
     polling: Arc<tokio::sync::Mutex<()>>,
+    gather: Arc<gather::Gather>,
 }
 
 /// An answer with the position that it reflects.
@@ -89,7 +93,7 @@ impl Seen {
 impl Queries {
     /// Queries through a pool whose role is the gateway's.
     pub fn new(pool: Pool, progress: Progress) -> Self {
-        Self { pool, progress, polling: Arc::default() }
+        Self { pool, progress, polling: Arc::default(), gather: Arc::default() }
     }
 
     /// The pool.
@@ -129,7 +133,7 @@ impl Queries {
     /// Runs one statement in a transaction of a tenant: four messages, one round trip.
     pub(crate) async fn rows(&self, tenant: &TenantId, sql: Sql) -> Result<Vec<Row>, QueryError> {
         let client = self.pool.get().await?;
-        let set = client.prepare_cached("SELECT set_config('app.tenant', $1, true)").await?;
+        let set = client.prepare_cached(sql.settings()).await?;
         let statement = client.prepare_cached(&sql.text).await?;
         let tenant = tenant.as_str();
         let (set_to, parameters): ([&(dyn tokio_postgres::types::ToSql + Sync); 1], Vec<_>) =
@@ -137,7 +141,7 @@ impl Queries {
         // `join!` sends them in this order without waiting in between. A failed SELECT
         // still meets the COMMIT, which then rolls back: nothing is left open.
         let (begun, set, rows, ended) = futures::join!(
-            client.batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '10s'"),
+            client.batch_execute("BEGIN READ ONLY"),
             client.query(&set, &set_to),
             client.query(&statement, &parameters),
             client.batch_execute("COMMIT"),
@@ -147,27 +151,6 @@ impl Queries {
         let rows = rows?;
         ended?;
         Ok(rows)
-    }
-
-    /// Reads a row by id; where there is none, waits until the checkpoint has passed the
-    /// head that stood at the request, so that what was just created is found.
-    pub(crate) async fn find(
-        &self,
-        tenant: &TenantId,
-        model: Model,
-        models: &[Model],
-        patience: std::time::Duration,
-        page: impl Fn() -> Sql,
-    ) -> Result<(Seen, Option<Row>), QueryError> {
-        let (seen, mut rows) = self.select(tenant, models, page()).await?;
-        if !rows.is_empty() || seen.position >= seen.head {
-            return Ok((seen, rows.pop()));
-        }
-        if self.wait_for(model, seen.head, patience).await.is_err() {
-            return Ok((seen, None));
-        }
-        let (seen, mut rows) = self.select(tenant, models, page()).await?;
-        Ok((seen, rows.pop()))
     }
 }
 

@@ -13,12 +13,22 @@ pub(crate) struct Sql {
     pub(crate) text: String,
     values: Vec<Box<dyn ToSql + Sync + Send>>,
     order: &'static str,
+    one_shape: bool,
 }
+
+/// What holds for one transaction: whose rows are seen, and for how long one may ask.
+const SETTINGS: &str = "SELECT set_config('app.tenant', $1, true),
+                               set_config('statement_timeout', '10s', true)";
+/// The same for statements whose best plan does not depend on their values: planning them
+/// anew each time costs more than running them.
+const SETTINGS_OF_ONE_SHAPE: &str = "SELECT set_config('app.tenant', $1, true),
+                                            set_config('statement_timeout', '10s', true),
+                                            set_config('plan_cache_mode', 'force_generic_plan', true)";
 
 impl Sql {
     /// A statement without values.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), values: Vec::new(), order: "" }
+        Self { text: text.into(), values: Vec::new(), order: "", one_shape: false }
     }
 
     /// Keeps a value; yields its placeholder.
@@ -48,6 +58,17 @@ impl Sql {
     pub(crate) fn ordered(mut self, order: &'static str) -> Self {
         self.order = order;
         self
+    }
+
+    /// Its plan is the same whatever the values are.
+    pub(crate) fn of_one_shape(mut self) -> Self {
+        self.one_shape = true;
+        self
+    }
+
+    /// The statement that goes before it in its transaction; its parameter is the tenant.
+    pub(crate) fn settings(&self) -> &'static str {
+        if self.one_shape { SETTINGS_OF_ONE_SHAPE } else { SETTINGS }
     }
 
     pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {

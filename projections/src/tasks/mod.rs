@@ -10,6 +10,7 @@ mod query;
 mod view;
 
 pub use fold::{TaskRow, Tasks};
+pub(crate) use query::BY_ID;
 pub use query::TaskFilter;
 pub use view::TaskView;
 

@@ -9,11 +9,18 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{TaskRow, TaskView};
-use crate::query::{FIRST, ListKind, Sql, bigint, bounded, document};
+use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded, document};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
 /// Parts of a task that are named with it.
 const MAX_CHILDREN: u32 = 1_000;
+
+/// Tasks by id, with the ids of their parts: of tenant `$1`, those among `$2`.
+pub(crate) const BY_ID: &str = "SELECT t.key, t.doc, t.created,
+    ARRAY(SELECT c.key FROM read.tasks c
+          WHERE c.tenant = t.tenant AND c.parent_id = t.key
+          ORDER BY c.created LIMIT 1000) AS children
+    FROM read.tasks t WHERE t.tenant = $1 AND t.key = ANY($2)";
 
 /// Which tasks to list; an empty filter lists all that are not archived.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,15 +61,8 @@ impl Queries {
         id: TaskId,
         patience: Duration,
     ) -> Result<Answer<Option<TaskView>>, QueryError> {
-        let page = || {
-            let mut sql = Sql::new("SELECT t.tenant, t.key, t.doc, t.created FROM read.tasks t");
-            sql.with(" WHERE t.tenant = #", tenant.as_str().to_owned())
-                .with(" AND t.key = #", id.0);
-            with_children(sql)
-        };
-        let models = [Model::Tasks];
-        let (seen, row) = self.find(tenant, Model::Tasks, &models, patience, page).await?;
-        Ok(seen.answer(row.as_ref().map(view).transpose()?))
+        let (seen, row) = self.find(ById::Task, tenant, id.0, patience).await?;
+        Ok(seen.answer(row.as_deref().map(view).transpose()?))
     }
 
     /// Tasks, newest first.
