@@ -1,0 +1,13 @@
+//! The workloads of design/performance.md, section 7: one file each.
+
+mod w1a;
+
+use crate::cell::Cell;
+
+/// Every cell of every workload, in the order of the specification.
+#[must_use]
+pub fn all() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    cells.extend(w1a::cells());
+    cells
+}

@@ -1,0 +1,1 @@
+//! W4a: the log folded anew, in memory and into PostgreSQL.
