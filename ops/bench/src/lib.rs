@@ -18,6 +18,7 @@ pub mod commands;
 pub mod counters;
 pub mod http;
 pub mod hw;
+pub mod limits;
 pub mod line;
 pub mod load;
 pub mod nats;

@@ -213,7 +213,10 @@ async fn ask<C: Client>(mut client: C, opens: Instant, closes: Instant) -> Sampl
             Ok(reply) if !reply.busy => {
                 if end >= opens && end < closes {
                     samples.ops += reply.units;
-                    record(&mut samples.histogram, end - start);
+                    // Losing a race has a latency too, but not that of the work.
+                    if !reply.conflict {
+                        record(&mut samples.histogram, end - start);
+                    }
                 }
             }
             // A server that fails at once is not to be asked a million times.

@@ -57,6 +57,7 @@ const SETTINGS: &[Setting] = &[
     setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
     setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
+    setting("cache_streams", "TAFFRAIL_CACHE_STREAMS", "50000"),
 ];
 
 /// One resolved setting.
@@ -199,6 +200,14 @@ impl Config {
         Ok(self.number("queue_capacity", 1, 1_000_000)? as usize)
     }
 
+    /// Streams that the processor keeps folded in memory.
+    ///
+    /// # Errors
+    /// When it is no number between 1 and ten million.
+    pub fn cache_streams(&self) -> anyhow::Result<usize> {
+        Ok(self.number("cache_streams", 1, 10_000_000)? as usize)
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -207,6 +216,7 @@ impl Config {
         self.http_addr()?;
         self.pool_size()?;
         self.queue_capacity()?;
+        self.cache_streams()?;
         Ok(())
     }
 

@@ -43,6 +43,8 @@ pub struct Servers {
 pub struct Running {
     /// Where the gateway listens.
     pub http: Option<std::net::SocketAddr>,
+    /// The library call: the processor of this process, or one behind NATS.
+    pub executor: Arc<dyn Executor>,
     front: Stage,
     actors: Stage,
     processor: Stage,
@@ -170,7 +172,11 @@ pub async fn start(
     let mut executor = remote.clone();
     let mut deciding = None;
     if roles.contains(&Role::Processor) {
-        let limits = ProcessorConfig { queue: config.queue_capacity()?, ..Default::default() };
+        let limits = ProcessorConfig {
+            queue: config.queue_capacity()?,
+            cache: config.cache_streams()?,
+            ..Default::default()
+        };
         let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
         deciding = Some(door.active());
         figures::of_processor(&metrics, &door);
@@ -288,7 +294,18 @@ pub async fn start(
     }
 
     let scheduling = scheduling.get().cloned();
-    Ok(Running { http, front, actors, processor, back, deciding, scheduling, feed, relayed })
+    Ok(Running {
+        http,
+        executor,
+        front,
+        actors,
+        processor,
+        back,
+        deciding,
+        scheduling,
+        feed,
+        relayed,
+    })
 }
 
 impl Running {
@@ -370,8 +387,15 @@ mod tests {
         let (actors, processor) = (Stage::default(), Stage::default());
         let (deciding, scheduling, relayed) = (None, None, None);
         let feed = Feed::at(0);
+        struct Nobody;
+        impl Executor for Nobody {
+            fn execute(&self, _: commands::CommandEnvelope) -> commands::Boxed<domain::Outcome> {
+                Box::pin(std::future::pending())
+            }
+        }
         let mut running = Running {
             http: None,
+            executor: Arc::new(Nobody),
             front,
             actors,
             processor,

@@ -6,6 +6,8 @@ mod many;
 mod overload;
 mod settle;
 mod w1a;
+mod w1b;
+mod w1c;
 mod w2;
 mod w2_agent;
 mod w3;
@@ -25,6 +27,8 @@ use crate::cell::Cell;
 pub fn all() -> Vec<Cell> {
     let mut cells = Vec::new();
     cells.extend(w1a::cells());
+    cells.extend(w1b::cells());
+    cells.extend(w1c::cells());
     cells.extend(w2::cells());
     cells.extend(w3::cells());
     cells.extend(w4a::cells());

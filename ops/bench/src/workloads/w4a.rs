@@ -26,7 +26,7 @@ pub fn cells() -> Vec<Cell> {
         Cell::new("rebuild", "W4a", params, move |context| run(context, what))
             .host(Host::Bare)
             .unit("events")
-            .limit("ordered read + typed decode")
+            .limit("bytea COPY out ordered + typed decode")
     };
     let into = |what: &str| Params::default().with("into", what);
     let mut cells = vec![

@@ -32,7 +32,7 @@ pub fn cells() -> Vec<Cell> {
             });
             let cell = cell.host(Host::Bare).unit("loads");
             let cell = if (callers, length) == (8, 100) {
-                cell.limit("rehydrate 100 events, 8 at once").main()
+                cell.limit("bytea rehydrate events=100 pipelined=8 one conn").main()
             } else {
                 cell
             };

@@ -61,7 +61,7 @@ pub fn cells() -> Vec<Cell> {
             .unit("deliveries")
             .counted(&["submit"]);
             cells.push(match count {
-                100 => cell.limit("core NATS fan-out subscribers=100").main(),
+                100 => cell.limit("sync=default core fan-out to 100 subscribers: deliveries").main(),
                 _ => cell,
             });
             let cell = Cell::new("fanout", "W5", params().with("rate", RATE), move |context| {
