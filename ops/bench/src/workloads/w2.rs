@@ -54,7 +54,9 @@ pub fn cells() -> Vec<Cell> {
         let cell = Cell::new("tasks", "W2a", workers(count, prefetch), move |context| {
             life(context, count, prefetch)
         });
-        cell.unit("tasks").counted(COUNTED).limit("4-step lives + queue table + relay bytea clients=256 writers=2")
+        cell.unit("tasks")
+            .counted(COUNTED)
+            .limit("4-step lives + queue table + relay bytea clients=256 writers=2")
     };
     let b = |share: f64| {
         let params = workers(512, 16).with("rate", format!("{:.0} % of W2a", share * 100.0));

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How long one claim waits for work.
-const CLAIM_WAIT: Duration = Duration::from_secs(2);
+const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to a command.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How often a command is sent again that was answered `busy`.
@@ -293,14 +293,15 @@ impl Worker {
     ) -> anyhow::Result<()> {
         let slots = Arc::new(Semaphore::new(self.prefetch));
         let mut lives = JoinSet::new();
-        loop {
+        while !stop.is_cancelled() {
             // Only this loop takes slots, so what is free now stays free until the claim.
-            drop(slots.acquire().await?);
-            let free = slots.available_permits().min(MAX_CLAIM as usize);
-            let claimed = tokio::select! {
-                claimed = self.claim(free) => claimed?,
+            tokio::select! {
+                slot = slots.acquire() => drop(slot?),
                 () = stop.cancelled() => break,
-            };
+            }
+            let free = slots.available_permits().min(MAX_CLAIM as usize);
+            // Never given up half-way: its tasks would wait for the end of their leases.
+            let claimed = self.claim(free).await?;
             for task in claimed {
                 if let Some(hook) = &tally.hook {
                     hook.received(&task);
@@ -377,5 +378,31 @@ impl Worker {
             }
         }
         tally.complete(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_is_completed_twice_or_that_nobody_submitted_is_an_error() {
+        let tally = Tally::new(2);
+        tally.submit(0, Instant::now());
+        tally.complete(0).unwrap();
+        assert!(tally.complete(0).is_err());
+        assert!(tally.complete(2).is_err());
+        assert_eq!((tally.done(), tally.lives().len()), (1, 1));
+    }
+
+    #[test]
+    fn lives_and_their_span_are_counted_from_the_intended_submission() {
+        let tally = Tally::new(2);
+        let late = Duration::from_millis(5);
+        std::thread::sleep(late);
+        tally.submit(1, tally.begin);
+        tally.complete(1).unwrap();
+        assert!(tally.span() >= late && tally.lives()[0] >= late.as_micros() as u64 - 1);
+        assert_eq!(tally.acknowledged(1), 1);
     }
 }

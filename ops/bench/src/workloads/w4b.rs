@@ -128,7 +128,33 @@ fn lag(
     ensure!(!samples.histogram.is_empty(), "no command was answered");
     let mut behind = Histogram::new(3)?;
     for look in looks.iter().filter(|look| look.at >= opened) {
-        behind.saturating_record(look.head.saturating_sub(look.folded));
+        behind.record(look.head.saturating_sub(look.folded))?;
     }
     Ok(behind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_runs_from_the_answer_to_the_first_look_that_finds_the_event() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let look = |ms, head, folded| Look { at: at(ms), head, folded };
+        let looks = [look(0, 0, 0), look(10, 9, 2), look(20, 9, 5), look(30, 9, 9)];
+        let answers: Answers = Arc::default();
+        // Before the window; found at the third look; found before its answer came.
+        *answers[0].lock() = vec![(at(1), 9), (at(12), 5)];
+        *answers[3].lock() = vec![(at(15), 1)];
+        let mut samples = Samples::default();
+        let behind = lag(&answers, &looks, at(5), &mut samples).unwrap();
+        assert_eq!(samples.histogram.len(), 2);
+        assert_eq!(samples.histogram.min(), 1);
+        assert!(samples.histogram.max().abs_diff(8_000) < 10, "{}", samples.histogram.max());
+        assert_eq!((behind.min(), behind.max()), (0, 7));
+
+        answers[0].lock().push((at(16), 10));
+        assert!(lag(&answers, &looks, at(5), &mut samples).is_err(), "no read model has it");
+    }
 }

@@ -61,7 +61,9 @@ pub fn cells() -> Vec<Cell> {
             .unit("deliveries")
             .counted(&["submit"]);
             cells.push(match count {
-                100 => cell.limit("sync=default core fan-out to 100 subscribers: deliveries").main(),
+                100 => {
+                    cell.limit("sync=default core fan-out to 100 subscribers: deliveries").main()
+                }
                 _ => cell,
             });
             let cell = Cell::new("fanout", "W5", params().with("rate", RATE), move |context| {

@@ -59,7 +59,9 @@ pub fn cells() -> Vec<Cell> {
             })
             .unit("requests");
             cells.push(match (query, connections) {
-                (Query::Task, 32) => cell.limit("axum GET task conns=32 (client on the same cores)").main(),
+                (Query::Task, 32) => {
+                    cell.limit("axum GET task conns=32 (client on the same cores)").main()
+                }
                 (Query::Task, _) | (Query::Page | Query::Metrics, _) => cell,
             });
         }
