@@ -9,12 +9,14 @@ use ::commands::Ids;
 use anyhow::Context as _;
 use async_nats::{Client as Nats, HeaderMap, Request};
 use broker::subject;
+use domain::task::SubmitTask;
 use domain::{Outcome, StreamType, TenantId};
 use uuid::Uuid;
 
+use super::w2_agent::body;
 use super::{many, w1a};
 use crate::cell::Budget;
-use crate::commands::{submit_body, tenant, update_body};
+use crate::commands::{submit, tenant, update_body};
 use crate::counters::Probe;
 use crate::load::{Client, Reply, Samples, closed};
 use crate::nats::PATIENCE;
@@ -28,6 +30,11 @@ const PER_STREAM: u64 = 8;
 const CONNECTIONS: usize = 4;
 /// Clients that find out the capacity.
 pub const CLIENTS: usize = 64;
+
+/// A task that no agent of ours takes: they would change what the load finds.
+fn task(n: u64) -> SubmitTask {
+    SubmitTask { capabilities: vec!["nobody has this".into()], ..submit(n) }
+}
 
 /// A part of a cell's time, for what is measured on the way.
 pub fn part(budget: &Budget, share: f64) -> Budget {
@@ -65,7 +72,7 @@ impl Load {
         for _ in 0..CONNECTIONS {
             clients.push(target.nats().await?);
         }
-        let streams = many::submit(&clients[0], "beside", (0, STREAMS)).await?;
+        let streams = many::submit(&clients[0], (0, STREAMS), task).await?;
         let (next, tenant) = (AtomicU64::new(0), tenant());
         let acknowledged = streams.len() as u64;
         Ok(Self(Arc::new(Inner { clients, tenant, streams, next, acknowledged })))
@@ -81,7 +88,7 @@ impl Load {
         let inner = &self.0;
         let n = inner.next.fetch_add(1, Ordering::Relaxed);
         let (id, command, body) = if n.is_multiple_of(PER_STREAM) {
-            (Ids.fresh(), "submit", submit_body(n))
+            (Ids.fresh(), "submit", body(&task(n)))
         } else {
             let stream = inner.streams[n as usize % inner.streams.len()];
             (stream, "update", update_body(n))
@@ -116,6 +123,7 @@ pub fn acknowledge(samples: &mut Samples, companions: &[&Samples], beforehand: u
     for companion in companions {
         samples.acknowledged += companion.acknowledged;
         samples.unknown += companion.unknown;
+        samples.errors += companion.errors;
         if samples.error.is_none() {
             samples.error.clone_from(&companion.error);
         }

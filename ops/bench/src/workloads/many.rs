@@ -4,13 +4,13 @@ use ::commands::Ids;
 use anyhow::{Context as _, ensure};
 use async_nats::Client;
 use broker::subject;
+use domain::task::SubmitTask;
 use domain::{Outcome, Status};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::fill;
 use crate::commands::tenant;
 
 /// Commands in one batch; the most that is taken.
@@ -23,14 +23,14 @@ struct Answer {
     outcomes: Vec<Outcome>,
 }
 
-/// Submits tasks `from..to` to a queue; their ids, in the order of their numbers.
+/// Submits the tasks of numbers `from..to`; their ids, in the same order.
 pub async fn submit(
     client: &Client,
-    queue: &str,
     (from, to): (u64, u64),
+    task: impl Fn(u64) -> SubmitTask,
 ) -> anyhow::Result<Vec<Uuid>> {
     let starts = (from..to).step_by(BATCH as usize);
-    let batches = starts.map(|start| batch(client, queue, start..(start + BATCH).min(to)));
+    let batches = starts.map(|start| batch(client, start..(start + BATCH).min(to), &task));
     let mut all = Vec::new();
     let mut batches = futures::stream::iter(batches).buffered(UNDER_WAY);
     while let Some(ids) = batches.next().await {
@@ -41,16 +41,13 @@ pub async fn submit(
 
 async fn batch(
     client: &Client,
-    queue: &str,
     numbers: std::ops::Range<u64>,
+    task: &impl Fn(u64) -> SubmitTask,
 ) -> anyhow::Result<Vec<Uuid>> {
     let ids: Vec<Uuid> = numbers.clone().map(|_| Ids.fresh()).collect();
     let commands: Vec<_> = numbers
         .zip(&ids)
-        .map(|(n, id)| {
-            let body = fill::submission(n, queue);
-            json!({ "type": "task", "id": id, "command": "submit", "body": body })
-        })
+        .map(|(n, id)| json!({ "type": "task", "id": id, "command": "submit", "body": task(n) }))
         .collect();
     let body = serde_json::to_vec(&json!({ "commands": commands }))?;
     let subject = subject::request_batch(&tenant(), Ids.fresh());

@@ -29,7 +29,7 @@ use tokio_postgres::Client as Database;
 use uuid::Uuid;
 
 use super::beside::{self, Load};
-use super::{many, settle};
+use super::{fill, many, settle};
 use crate::cell::{Cell, Context, Mode, Params};
 use crate::commands::{tenant, update_body};
 use crate::counters::resident;
@@ -74,6 +74,8 @@ struct Flood {
     begin: Instant,
     accepted_us: Histogram<u64>,
     refused_us: Histogram<u64>,
+    /// How late the generator itself sent.
+    late_us: Histogram<u64>,
     accepted: u64,
     /// Accepted before the window closed.
     in_window: u64,
@@ -89,6 +91,7 @@ impl Flood {
             begin,
             accepted_us: Histogram::new(3)?,
             refused_us: Histogram::new(3)?,
+            late_us: Histogram::new(3)?,
             accepted: 0,
             in_window: 0,
             refused: 0,
@@ -118,6 +121,7 @@ impl Flood {
         self.others += other.others;
         self.accepted_us.add(&other.accepted_us)?;
         self.refused_us.add(&other.refused_us)?;
+        self.late_us.add(&other.late_us)?;
         Ok(())
     }
 }
@@ -128,12 +132,10 @@ struct After {
     arrivals: u64,
     sent: u64,
     memory: Memory,
-    /// p99 of how late the generator itself sent, in ms.
-    late_ms: f64,
 }
 
 async fn samples(context: &Context, flood: Flood, after: After) -> anyhow::Result<Samples> {
-    let After { peak, arrivals, sent, memory, late_ms } = after;
+    let After { peak, arrivals, sent, memory } = after;
     let target = &context.target;
     let before = memory.before;
     let highest = memory.end().await?;
@@ -156,7 +158,7 @@ async fn samples(context: &Context, flood: Flood, after: After) -> anyhow::Resul
         .with("refused_p99_ms", ms(&flood.refused_us, 0.99))
         .with("refused_without_retry_after", flood.without_retry_after as f64)
         .with("unanswered", (sent - answered) as f64)
-        .with("late_p99_ms", late_ms)
+        .with("late_p99_ms", ms(&flood.late_us, 0.99))
         .with("resident_mb_before", mb(before))
         .with("resident_mb_highest", mb(highest))
         .with("resident_mb_after", mb(rested))
@@ -177,7 +179,7 @@ async fn over_nats(context: Context) -> anyhow::Result<Samples> {
     let peak = full.ops as f64 / full.seconds;
     settle::settled(target, SETTLE).await?;
     let (out, back) = (target.nats().await?, target.nats().await?);
-    let streams = many::submit(&out, "overload", (0, STREAMS)).await?;
+    let streams = many::submit(&out, (0, STREAMS), |n| fill::submission(n, "overload")).await?;
     settle::settled(target, SETTLE).await?;
     let memory = Memory::watch(target.pid);
 
@@ -191,11 +193,11 @@ async fn over_nats(context: Context) -> anyhow::Result<Samples> {
     let sending = tokio::spawn(sender.clone().send(out));
     let late = sending.await??;
     context.budget.probe.close().await;
-    let (flood, ids) = hearing.await??;
+    let (mut flood, ids) = hearing.await??;
     let lost = missing(&target.database().await?, RESULTS, &ids).await?;
     ensure!(lost == 0, "{lost} accepted commands are not in the log");
-    let late_ms = late.value_at_quantile(0.99) as f64 / 1e3;
-    let after = After { peak, arrivals, sent: arrivals, memory, late_ms };
+    flood.late_us.add(&late)?;
+    let after = After { peak, arrivals, sent: arrivals, memory };
     let mut samples = samples(&context, flood, after).await?;
     beside::acknowledge(&mut samples, &[&full], load.acknowledged() + STREAMS);
     Ok(samples)
@@ -319,7 +321,8 @@ async fn hear(
 
 async fn over_http(context: Context) -> anyhow::Result<Samples> {
     let target = &context.target;
-    let streams = many::submit(&target.nats().await?, "overload", (0, STREAMS)).await?;
+    let task = |n| fill::submission(n, "overload");
+    let streams = many::submit(&target.nats().await?, (0, STREAMS), task).await?;
     let streams: Arc<[Uuid]> = streams.into();
     let bodies: Arc<[Bytes]> = (0..BODIES).map(update_body).collect();
     let caller = |(nth, connection): (u64, Connection)| Caller {
@@ -359,7 +362,7 @@ async fn over_http(context: Context) -> anyhow::Result<Samples> {
     context.budget.probe.close().await;
     let lost = missing(&target.database().await?, EVENTS, &positions).await?;
     ensure!(lost == 0, "{lost} accepted commands are not in the log");
-    let after = After { peak, arrivals, sent, memory, late_ms: 0.0 };
+    let after = After { peak, arrivals, sent, memory };
     let mut samples = samples(&context, flood, after).await?;
     beside::acknowledge(&mut samples, &[&full], STREAMS);
     Ok(samples)
@@ -407,6 +410,7 @@ impl Caller {
             sleep_until(due.into()).await;
             if due.elapsed() <= TOO_LATE {
                 done.sent += 1;
+                done.flood.late_us.record(due.elapsed().as_micros() as u64)?;
                 let sent = Instant::now();
                 let answer = self.change(n).await?;
                 match answer.status {

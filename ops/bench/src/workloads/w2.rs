@@ -274,7 +274,7 @@ async fn drain(context: Context) -> anyhow::Result<Samples> {
     let (fleet, before) = warmed_up(&context, &clients, queue, (24, LARGE_PREFETCH)).await?;
     let seconds = context.budget.measure.as_secs_f64();
     let tasks = (seconds * WAITING_PER_SECOND).clamp(WAITING.0, WAITING.1) as u64;
-    many::submit(&clients[0], queue, (0, tasks)).await?;
+    many::submit(&clients[0], (0, tasks), |n| fill::submission(n, queue)).await?;
     settle::settled(&context.target, PATIENCE).await?;
     let check = Check::begin(&context.target).await?;
     context.budget.probe.open().await;

@@ -100,7 +100,8 @@ async fn deliveries(context: Context, over: Over, count: usize) -> anyhow::Resul
             tokio::time::sleep(Duration::from_micros(200)).await;
             continue;
         }
-        many::submit(&nats, "w5", (submitted, submitted + BATCH)).await?;
+        let batch = (submitted, submitted + BATCH);
+        many::submit(&nats, batch, |n| fill::submission(n, "w5")).await?;
         submitted += BATCH;
     }
     let (from, before) = window.context("no window")?;

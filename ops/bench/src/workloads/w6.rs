@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use super::{beside, many, settle};
+use super::{beside, fill, many, settle};
 use crate::cell::{Cell, Context, Mode, Params};
 use crate::http::Connection;
 use crate::load::{Arrivals, Client, Reply, Samples, closed, open};
@@ -112,7 +112,7 @@ impl Asked {
     async fn prepare(context: &Context, query: Query) -> anyhow::Result<Self> {
         let tasks = if context.quick { TASKS.1 } else { TASKS.0 };
         let nats = context.target.nats().await?;
-        let ids = many::submit(&nats, "default", (0, tasks)).await?;
+        let ids = many::submit(&nats, (0, tasks), |n| fill::submission(n, "default")).await?;
         settle::settled(&context.target, SETTLE).await?;
         // A table that grew slowly would have been looked after on the way.
         context.target.database().await?.batch_execute("VACUUM (ANALYZE) read.tasks").await?;
