@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// How long a start may take: a first start lays the database out.
-const START: Duration = Duration::from_secs(120);
+/// How long a start may take: a first start lays the database out, or folds a long log.
+const START: Duration = Duration::from_secs(600);
 /// How long an orderly end may take before it is made short.
 const STOP: Duration = Duration::from_secs(30);
 
