@@ -58,6 +58,7 @@ const SETTINGS: &[Setting] = &[
     setting("pool_size", "TAFFRAIL_POOL_SIZE", "16"),
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
     setting("http_commands", "TAFFRAIL_HTTP_COMMANDS", "2048"),
+    setting("cache_streams", "TAFFRAIL_CACHE_STREAMS", "50000"),
 ];
 
 /// One resolved setting.
@@ -208,6 +209,14 @@ impl Config {
         Ok(self.number("http_commands", 1, 1_000_000)? as usize)
     }
 
+    /// Streams that the processor keeps folded in memory.
+    ///
+    /// # Errors
+    /// When it is no number between 1 and ten million.
+    pub fn cache_streams(&self) -> anyhow::Result<usize> {
+        Ok(self.number("cache_streams", 1, 10_000_000)? as usize)
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -217,6 +226,7 @@ impl Config {
         self.pool_size()?;
         self.queue_capacity()?;
         self.http_commands()?;
+        self.cache_streams()?;
         Ok(())
     }
 

@@ -58,6 +58,13 @@ pub fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
+/// A benchmark prints its own figures; the product inside it says only what goes wrong.
+pub fn init_bench() {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,async_nats=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+}
+
 /// Client verbs say what they have to say themselves; only `RUST_LOG` makes them log.
 pub fn init_client() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));

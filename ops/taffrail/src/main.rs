@@ -1,5 +1,6 @@
 //! The `taffrail` binary: one program for every role and every client verb.
 
+mod bench;
 mod cli;
 mod config;
 mod doctor;
@@ -55,6 +56,10 @@ async fn dispatch(cli: Cli) -> ExitCode {
         Verb::Client(verb) => {
             logging::init_client();
             return cli::run(globals, verb).await;
+        }
+        Verb::Bench(args) => {
+            logging::init_bench();
+            self::bench::run(&globals, args).await
         }
         Verb::Up(args) => {
             let mut flags = flags(&globals);

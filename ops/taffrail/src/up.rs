@@ -36,7 +36,7 @@ pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Res
 
     let embedded = match (config.database_url(), config.nats_url()) {
         (Some(_), Some(_)) => None,
-        (None, None) => Some(start_servers(config, options, &data).await?),
+        (None, None) => Some(start_servers(config, options.offline, &data).await?),
         (Some(_), None) | (None, Some(_)) => bail!(
             "TAFFRAIL_DATABASE_URL and TAFFRAIL_NATS_URL go together: set both to use servers of \
              your own, or none to run private ones"
@@ -129,12 +129,13 @@ async fn run(
     }
 }
 
-async fn start_servers(
+/// Finds the server programs and starts both on a folder.
+pub async fn start_servers(
     config: &Config,
-    options: &Options,
+    offline: bool,
     data: &DataDir,
 ) -> anyhow::Result<Embedded> {
-    let servers = config.servers(options.offline)?;
+    let servers = config.servers(offline)?;
     let looking = servers.clone();
     let programs = tokio::task::spawn_blocking(move || servers::locate(&looking))
         .await

@@ -43,6 +43,8 @@ pub struct Servers {
 pub struct Running {
     /// Where the gateway listens.
     pub http: Option<std::net::SocketAddr>,
+    /// The library call: the processor of this process, or one behind NATS.
+    pub executor: Arc<dyn Executor>,
     front: Stage,
     actors: Stage,
     processor: Stage,
@@ -169,7 +171,11 @@ pub async fn start(
     let mut executor = remote.clone();
     let mut deciding = None;
     if roles.contains(&Role::Processor) {
-        let limits = ProcessorConfig { queue: config.queue_capacity()?, ..Default::default() };
+        let limits = ProcessorConfig {
+            queue: config.queue_capacity()?,
+            cache: config.cache_streams()?,
+            ..Default::default()
+        };
         let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
         deciding = Some(door.active());
         figures::of_processor(&metrics, &door);
@@ -289,7 +295,7 @@ pub async fn start(
         });
     }
 
-    Ok(Running { http, front, actors, processor, back, deciding, feed, relayed })
+    Ok(Running { http, executor, front, actors, processor, back, deciding, feed, relayed })
 }
 
 impl Running {
@@ -371,8 +377,23 @@ mod tests {
         let (actors, processor) = (Stage::default(), Stage::default());
         let (deciding, relayed) = (None, None);
         let feed = Feed::at(0);
-        let mut running =
-            Running { http: None, front, actors, processor, back, deciding, feed, relayed };
+        struct Nobody;
+        impl Executor for Nobody {
+            fn execute(&self, _: commands::CommandEnvelope) -> commands::Boxed<domain::Outcome> {
+                Box::pin(std::future::pending())
+            }
+        }
+        let mut running = Running {
+            http: None,
+            executor: Arc::new(Nobody),
+            front,
+            actors,
+            processor,
+            back,
+            deciding,
+            feed,
+            relayed,
+        };
         assert_eq!(running.broken().await, "frail");
         running.stop().await;
         assert!(stopped.is_cancelled());

@@ -6,6 +6,7 @@
 mod agent;
 mod audit;
 mod batch;
+mod bench;
 mod dead;
 mod discover;
 mod events;
@@ -32,6 +33,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use serde_json::{Value, json};
 
+pub use bench::{BenchArgs, BenchVerb, PlanArgs};
 pub use discover::{RUNTIME_FILE, Runtime, default_data_dir};
 pub use exit::Exit;
 pub use fail::Failure;
@@ -116,6 +118,8 @@ pub enum Verb {
     Servers(ServersArgs),
     /// The settings and where they come from
     Config(ConfigArgs),
+    /// Measure how much work this machine does, beside what it could do at all
+    Bench(BenchArgs),
     /// The verbs of [`run`]
     #[command(flatten)]
     Client(ClientVerb),

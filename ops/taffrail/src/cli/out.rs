@@ -99,6 +99,12 @@ impl Printer {
         Ok(())
     }
 
+    /// Rows of plain text under headers.
+    pub fn table(&self, headers: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+        let rows = rows.map(|row| row.into_iter().map(Cell::from).collect()).collect();
+        table::render(headers, rows, self.width, self.colour)
+    }
+
     /// `name: value` lines.
     pub fn fields(&self, rows: &[(&str, Cell)]) -> String {
         table::fields(rows, self.colour)
