@@ -53,12 +53,12 @@ impl Writers {
             let fails = dice.random_ratio(1, 10);
             let mut batch = Append::default();
             for _ in 0..count {
-                batch.events.push(support::new_event(Uuid::new_v4(), 1, event()));
+                batch.events.push(support::new_event(Uuid::new_v4(), 1, event()).hashed());
             }
             if fails {
                 // The same version of a stream twice: positions are taken and rolled back.
                 let again = batch.events[0].stream_id;
-                batch.events.push(support::new_event(again, 1, event()));
+                batch.events.push(support::new_event(again, 1, event()).hashed());
             }
             match alive.append(self.token, &batch).await {
                 Ok(_) => {

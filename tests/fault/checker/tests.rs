@@ -30,7 +30,7 @@ fn cancelled() -> Event {
 fn world(events: Vec<(Uuid, u64, Event)>) -> World {
     let mut batch = Append::default();
     for (stream, version, event) in events {
-        batch.events.push(new_event(stream, version, event));
+        batch.events.push(new_event(stream, version, event).hashed());
     }
     let recorded_at = Timestamp::UNIX_EPOCH;
     let events = batch.recorded(Written { base: 0, epoch: 1, recorded_at });
