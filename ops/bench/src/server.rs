@@ -182,7 +182,7 @@ fn command(program: &Path, folder: &Path, more: &[&str], log: &Path) -> anyhow::
         .arg(folder)
         .arg("--")
         .arg(program)
-        .args(["up", "--output", "json", "--http-addr", "127.0.0.1:0", "--data-dir"])
+        .args(["up", "--output", "json", "--data-dir"])
         .arg(folder)
         .args(more)
         .env_remove("TAFFRAIL_DATABASE_URL")
@@ -192,6 +192,9 @@ fn command(program: &Path, folder: &Path, more: &[&str], log: &Path) -> anyhow::
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log);
+    if !more.contains(&"--http-addr") {
+        command.args(["--http-addr", "127.0.0.1:0"]);
+    }
     Ok(command)
 }
 

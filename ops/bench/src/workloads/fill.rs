@@ -7,13 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::commands::{CommandEnvelope, Ids};
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use commands::{CommandEnvelope, Ids};
 use domain::agent::{AgentCommand, Reason, RegisterAgent};
-use domain::task::{
-    AssignTask, CompleteTask, ProgressTask, StartTask, SubmitTask, TaskCommand,
-};
+use domain::task::{AssignTask, CompleteTask, ProgressTask, StartTask, SubmitTask, TaskCommand};
 use domain::{
     AgentId, Aggregate, ClaimChange, Command, Event, Facts, Json, TenantId, Timestamp, event_id,
 };
@@ -62,6 +60,8 @@ pub struct Filled {
     pub events: u64,
     /// Command results appended.
     pub commands: u64,
+    /// Tasks in all.
+    pub tasks: u64,
     /// Some tasks that are done.
     pub done: Vec<Uuid>,
     /// Some tasks that wait.
@@ -139,6 +139,7 @@ pub async fn fill(log: &Log, plan: Plan) -> anyhow::Result<Filled> {
     leases.release(&lease).await?;
     filled.events = made.events;
     filled.commands = made.commands;
+    filled.tasks = made.tasks;
     filled.head = log.head().await?.position;
     Ok(filled)
 }
@@ -177,6 +178,7 @@ struct Maker {
     agents: Vec<AgentId>,
     events: u64,
     commands: u64,
+    tasks: u64,
 }
 
 type Stream = (Uuid, Aggregate, u64);
@@ -191,6 +193,7 @@ impl Maker {
             agents: Vec::new(),
             events: 0,
             commands: 0,
+            tasks: 0,
         }
     }
 
@@ -206,6 +209,7 @@ impl Maker {
 
     fn submitted(&mut self, n: u64) -> anyhow::Result<(Uuid, Option<Stream>)> {
         let (id, mut stream) = (Ids.fresh(), None);
+        self.tasks += 1;
         self.decide(&mut stream, id, TaskCommand::Submit(submission(n, "default")))?;
         Ok((id, stream))
     }

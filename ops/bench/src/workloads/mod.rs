@@ -1,8 +1,24 @@
 //! The workloads of design/performance.md, section 7: one file each.
 
+mod beside;
+mod fill;
+mod many;
+mod overload;
+mod settle;
 mod w1a;
 mod w1b;
 mod w1c;
+mod w2;
+mod w2_agent;
+mod w3;
+mod w4_log;
+mod w4a;
+mod w4b;
+mod w4c;
+mod w5;
+mod w5_sse;
+mod w6;
+mod w7;
 
 use crate::cell::Cell;
 
@@ -13,5 +29,14 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w1a::cells());
     cells.extend(w1b::cells());
     cells.extend(w1c::cells());
+    cells.extend(w2::cells());
+    cells.extend(w3::cells());
+    cells.extend(w4a::cells());
+    cells.extend(w4b::cells());
+    cells.extend(w4c::cells());
+    cells.extend(w5::cells());
+    cells.extend(w6::cells());
+    cells.extend(w7::cells());
+    cells.extend(overload::cells());
     cells
 }

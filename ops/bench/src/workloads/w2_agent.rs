@@ -5,27 +5,29 @@
 //! five hundred sockets would measure the kernel. Heartbeats are left out, a claim is a sign
 //! of life as well.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use ::commands::Ids;
+use anyhow::{Context, bail, ensure};
 use async_nats::{Client, HeaderMap, Request};
 use broker::subject;
 use bytes::Bytes;
-use commands::Ids;
 use domain::agent::RegisterAgent;
 use domain::task::{Assignment, ClaimTasks, CompleteTask, MAX_CLAIM, StartTask};
 use domain::{AgentId, Json, Outcome, Problem, Status, StreamType, TenantId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How long one claim waits for work.
-const CLAIM_WAIT: Duration = Duration::from_secs(2);
+const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to a command.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How often a command is sent again that was answered `busy`.
@@ -47,10 +49,8 @@ impl Wire {
         headers.insert("Taffrail-Command-Id", id.to_string());
         let mut pause = Duration::from_millis(2);
         for _ in 0..TRIES {
-            let request = Request::new()
-                .headers(headers.clone())
-                .payload(body.clone())
-                .timeout(Some(ANSWER));
+            let request =
+                Request::new().headers(headers.clone()).payload(body.clone()).timeout(Some(ANSWER));
             if let Ok(answer) = self.client.send_request(subject.clone(), request).await {
                 let outcome: Outcome =
                     serde_json::from_slice(&answer.payload).context("an outcome")?;
@@ -64,7 +64,18 @@ impl Wire {
         bail!("no outcome of a command on {subject}")
     }
 
-    /// The same for a command that must be accepted.
+    /// One try; anything but an acceptance is an error.
+    pub async fn once(&self, subject: String, id: Uuid, body: Bytes) -> anyhow::Result<()> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Taffrail-Command-Id", id.to_string());
+        let request = Request::new().headers(headers).payload(body).timeout(Some(ANSWER));
+        let answer = self.client.send_request(subject, request).await?;
+        let outcome: Outcome = serde_json::from_slice(&answer.payload).context("an outcome")?;
+        ensure!(outcome.decision().status == Status::Accepted, "{:?}", outcome.status);
+        Ok(())
+    }
+
+    /// The same as [`Wire::ask`] for a command that must be accepted.
     pub async fn done(&self, subject: String, body: Bytes) -> anyhow::Result<Outcome> {
         let outcome = self.ask(subject.clone(), Ids.fresh(), body).await?;
         match outcome.decision().status {
@@ -88,8 +99,15 @@ pub fn body<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }
 
+/// Hears of every task when it reaches its worker.
+pub trait Hook: Send + Sync {
+    /// An assignment has come.
+    fn received(&self, task: &Assignment);
+}
+
 /// What all workers write down together.
 pub struct Tally {
+    hook: Option<Arc<dyn Hook>>,
     begin: Instant,
     /// Per task: microseconds from the beginning to its intended submission.
     submitted: Vec<AtomicU64>,
@@ -97,6 +115,9 @@ pub struct Tally {
     completed: Vec<AtomicU64>,
     done: AtomicU64,
     lost: AtomicU64,
+    /// Commands of workers that were decided, whatever the decision.
+    decided: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<()>>>,
 }
 
 impl Tally {
@@ -104,12 +125,20 @@ impl Tally {
     pub fn new(tasks: u64) -> Self {
         let room = || (0..tasks).map(|_| AtomicU64::new(0)).collect();
         Self {
+            hook: None,
             begin: Instant::now(),
             submitted: room(),
             completed: room(),
             done: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            decided: AtomicU64::new(0),
+            waiting: Mutex::default(),
         }
+    }
+
+    /// Counts completions and writes nothing down; tells of each task that comes.
+    pub fn hooked(hook: Arc<dyn Hook>) -> Self {
+        Self { hook: Some(hook), ..Self::new(0) }
     }
 
     fn since(&self, at: Instant) -> u64 {
@@ -122,11 +151,17 @@ impl Tally {
     }
 
     fn complete(&self, n: u64) -> anyhow::Result<()> {
-        let slot = self.completed.get(n as usize).context("a task that nobody submitted")?;
-        if slot.swap(self.since(Instant::now()), Ordering::Relaxed) != 0 {
-            bail!("task {n} was completed twice");
+        if self.hook.is_none() {
+            let slot = self.completed.get(n as usize).context("a task of somebody else's")?;
+            if slot.swap(self.since(Instant::now()), Ordering::Relaxed) != 0 {
+                bail!("task {n} was completed twice");
+            }
         }
         self.done.fetch_add(1, Ordering::Release);
+        if let Some(waiting) = self.waiting.lock().remove(&n) {
+            // Who waited may have given up.
+            let _ = waiting.send(());
+        }
         Ok(())
     }
 
@@ -150,14 +185,31 @@ impl Tally {
         Duration::from_micros(last.saturating_sub(first))
     }
 
-    /// Microseconds from submission to completion, of tasks from the `skip`th on.
-    pub fn lives(&self, skip: usize) -> Vec<u64> {
-        let both = self.submitted.iter().zip(&self.completed).skip(skip);
+    /// Microseconds from submission to completion.
+    pub fn lives(&self) -> Vec<u64> {
+        let both = self.submitted.iter().zip(&self.completed);
         both.filter_map(|(from, to)| {
             let (from, to) = (from.load(Ordering::Relaxed), to.load(Ordering::Relaxed));
             (to > 0).then(|| to.saturating_sub(from))
         })
         .collect()
+    }
+
+    /// Since it was made.
+    pub fn elapsed(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Ready when a task is completed.
+    pub fn wait(&self, n: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().insert(n, sender);
+        receiver
+    }
+
+    /// Commands whose results must be in the log: so many submissions, and the workers' own.
+    pub fn acknowledged(&self, submitted: u64) -> u64 {
+        submitted + self.decided.load(Ordering::Acquire)
     }
 }
 
@@ -224,23 +276,6 @@ impl Fleet {
         }
         Ok(())
     }
-
-    /// Takes the agents out of the registry again.
-    pub async fn retire(self) -> anyhow::Result<()> {
-        let mut retiring = JoinSet::new();
-        for worker in self.workers {
-            retiring.spawn(async move {
-                let (tenant, id) = (&worker.wire.tenant, worker.id);
-                let subject =
-                    subject::agent_request(tenant, id, StreamType::Agent, id.0, "retire");
-                worker.wire.done(subject, body(&json!({}))).await
-            });
-        }
-        while let Some(retired) = retiring.join_next().await {
-            retired??;
-        }
-        Ok(())
-    }
 }
 
 #[derive(Deserialize)]
@@ -251,18 +286,26 @@ struct Claimed {
 }
 
 impl Worker {
-    async fn run(self: Arc<Self>, tally: Arc<Tally>, stop: CancellationToken) -> anyhow::Result<()> {
+    async fn run(
+        self: Arc<Self>,
+        tally: Arc<Tally>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let slots = Arc::new(Semaphore::new(self.prefetch));
         let mut lives = JoinSet::new();
-        loop {
+        while !stop.is_cancelled() {
             // Only this loop takes slots, so what is free now stays free until the claim.
-            drop(slots.acquire().await?);
-            let free = slots.available_permits().min(MAX_CLAIM as usize);
-            let claimed = tokio::select! {
-                claimed = self.claim(free) => claimed?,
+            tokio::select! {
+                slot = slots.acquire() => drop(slot?),
                 () = stop.cancelled() => break,
-            };
+            }
+            let free = slots.available_permits().min(MAX_CLAIM as usize);
+            // Never given up half-way: its tasks would wait for the end of their leases.
+            let claimed = self.claim(free).await?;
             for task in claimed {
+                if let Some(hook) = &tally.hook {
+                    hook.received(&task);
+                }
                 let slot = slots.clone().try_acquire_owned().context("more than was claimed")?;
                 let (worker, tally) = (self.clone(), tally.clone());
                 lives.spawn(async move {
@@ -299,7 +342,8 @@ impl Worker {
                 return Ok(Vec::new());
             }
         };
-        let claimed: Claimed = serde_json::from_slice(&answer.payload).context("a claim's answer")?;
+        let claimed: Claimed =
+            serde_json::from_slice(&answer.payload).context("a claim's answer")?;
         if let Some(problem) = claimed.problem {
             if problem.retry_after_ms.is_none() {
                 bail!("a claim was refused: {}", problem.detail);
@@ -318,9 +362,9 @@ impl Worker {
             ("complete", body(&CompleteTask { lease_token, result })),
         ] {
             let (tenant, id) = (&self.wire.tenant, task.task_id.0);
-            let subject =
-                subject::agent_request(tenant, self.id, StreamType::Task, id, command);
+            let subject = subject::agent_request(tenant, self.id, StreamType::Task, id, command);
             let outcome = self.wire.ask(subject, Ids.fresh(), body).await?;
+            tally.decided.fetch_add(1, Ordering::Release);
             match outcome.decision().status {
                 Status::Accepted => {}
                 // The lease ran out on a crowded machine: another attempt will follow.
@@ -334,5 +378,31 @@ impl Worker {
             }
         }
         tally.complete(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_is_completed_twice_or_that_nobody_submitted_is_an_error() {
+        let tally = Tally::new(2);
+        tally.submit(0, Instant::now());
+        tally.complete(0).unwrap();
+        assert!(tally.complete(0).is_err());
+        assert!(tally.complete(2).is_err());
+        assert_eq!((tally.done(), tally.lives().len()), (1, 1));
+    }
+
+    #[test]
+    fn lives_and_their_span_are_counted_from_the_intended_submission() {
+        let tally = Tally::new(2);
+        let late = Duration::from_millis(5);
+        std::thread::sleep(late);
+        tally.submit(1, tally.begin);
+        tally.complete(1).unwrap();
+        assert!(tally.span() >= late && tally.lives()[0] >= late.as_micros() as u64 - 1);
+        assert_eq!(tally.acknowledged(1), 1);
     }
 }

@@ -55,11 +55,9 @@ impl Sse {
             let end = self.raw.windows(4).position(|four| four == b"\r\n\r\n");
             if let Some(end) = end {
                 let head = self.raw.split_to(end + 4);
-                return Ok(String::from_utf8_lossy(&head).to_ascii_lowercase().replacen(
-                    "http/1.1",
-                    "HTTP/1.1",
-                    1,
-                ));
+                return Ok(String::from_utf8_lossy(&head)
+                    .to_ascii_lowercase()
+                    .replacen("http/1.1", "HTTP/1.1", 1));
             }
             self.read().await?;
         }
@@ -131,12 +129,12 @@ mod tests {
 
     #[tokio::test]
     async fn positions_are_found_however_the_bytes_are_cut() {
-        let events = "retry: 1000\n:\n\nid: 7\nevent: x\ndata: {\"id: 9\":1}\n\nid: 8.2\ndata: a\n\n";
+        let events =
+            "retry: 1000\n:\n\nid: 7\nevent: x\ndata: {\"id: 9\":1}\n\nid: 8.2\ndata: a\n\n";
         let (one, two) = events.split_at(31);
         let body = format!("{:x}\r\n{one}\r\n{:x}\r\n{two}\r\n", one.len(), two.len());
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}6\r\nid: 9\n\r\n"
-        );
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}6\r\nid: 9\n\r\n");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
