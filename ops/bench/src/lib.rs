@@ -23,6 +23,7 @@ pub mod line;
 pub mod load;
 pub mod nats;
 pub mod product;
+pub mod report;
 pub mod run;
 pub mod server;
 pub mod table;

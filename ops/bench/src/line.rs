@@ -34,6 +34,12 @@ pub struct Line {
     pub git: String,
     /// When the sitting began, UTC.
     pub date: String,
+    /// PostgreSQL's version.
+    #[serde(default)]
+    pub postgres: String,
+    /// nats-server's version.
+    #[serde(default)]
+    pub nats: String,
     /// `W1a` … `W7`, or `limit`.
     pub workload: String,
     /// What tells it from its neighbours.
@@ -107,6 +113,10 @@ pub struct Round {
 pub struct Sitting {
     /// When it began, UTC.
     pub date: String,
+    /// PostgreSQL's version.
+    pub postgres: String,
+    /// nats-server's version.
+    pub nats: String,
     /// The machine.
     pub hw: Hw,
 }
@@ -142,6 +152,8 @@ impl Line {
             version: env!("CARGO_PKG_VERSION").into(),
             git: env!("TAFFRAIL_COMMIT").into(),
             date: sitting.date.clone(),
+            postgres: sitting.postgres.clone(),
+            nats: sitting.nats.clone(),
             workload: cell.workload.into(),
             params: cell.params.json(),
             mode: cell.mode.as_str().into(),

@@ -46,11 +46,12 @@ pub async fn sitting(
 ) -> anyhow::Result<Vec<Line>> {
     let folder = Folder::make(&plan.folder)?;
     let mut bare = None;
+    let mut sitting = Sitting { date: plan.date.clone(), hw: Hw::here(), ..Sitting::default() };
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); cells.len()];
     for round in 0..plan.rounds {
         for (cell, rounds) in cells.iter().zip(&mut rounds) {
             tell(&format!("round {} of {}: {cell}", round + 1, plan.rounds));
-            let measured = measure(&product, cell, plan, &folder.0, &mut bare).await;
+            let measured = measure(&product, cell, plan, &folder.0, &mut bare, &mut sitting).await;
             let measured = measured.with_context(|| cell.to_string())?;
             tell(&format!("  {:.0} {}/s", rate(&measured.samples), cell.unit));
             rounds.push(measured);
@@ -59,7 +60,6 @@ pub async fn sitting(
     if let Some(bare) = bare.and_then(Arc::into_inner) {
         bare.stop().await;
     }
-    let sitting = Sitting { date: plan.date.clone(), hw: Hw::here() };
     let mut lines: Vec<Line> =
         cells.iter().zip(&rounds).map(|(cell, rounds)| Line::of(cell, rounds, &sitting)).collect();
     join_limits(&mut lines, cells);
@@ -76,6 +76,7 @@ async fn measure(
     plan: &Plan,
     folder: &Path,
     bare: &mut Option<Arc<Target>>,
+    sitting: &mut Sitting,
 ) -> anyhow::Result<Round> {
     let target = match (cell.host, &*bare) {
         (Host::Bare, Some(target)) => target.clone(),
@@ -86,6 +87,9 @@ async fn measure(
     };
     if cell.host == Host::Bare {
         *bare = Some(target.clone());
+    }
+    if sitting.postgres.is_empty() {
+        (sitting.postgres, sitting.nats) = target.versions().await?;
     }
     let own = folder.join("cell");
     std::fs::create_dir_all(&own)?;

@@ -158,6 +158,18 @@ impl Target {
         crate::nats::connect(&self.nats_url, self.nats_token.as_deref()).await
     }
 
+    /// The versions of PostgreSQL and nats-server.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub async fn versions(&self) -> anyhow::Result<(String, String)> {
+        let row = self.database().await?.query_one("SHOW server_version", &[]).await?;
+        let postgres: &str = row.get(0);
+        // A distribution adds its own words: `18.1 (Debian …)`.
+        let postgres = postgres.split_whitespace().next().unwrap_or_default().to_owned();
+        Ok((postgres, self.nats().await?.server_info().version))
+    }
+
     /// Ends it and everything it started.
     pub async fn stop(self) {
         match self.running {

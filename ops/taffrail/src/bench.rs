@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use bench::report::{Sheet, read_lines};
 use bench::run::Plan;
 use bench::{Cell, Hosted, Line, Product, Tuning, table};
 use commands::Clock;
 use futures::future::BoxFuture;
 use servers::DataDir;
 
-use crate::cli::{BenchArgs, BenchVerb, Globals, Output, PlanArgs, Role, default_data_dir};
+use crate::cli::{
+    BenchArgs, BenchVerb, Globals, Output, PlanArgs, ReportArgs, Role, default_data_dir,
+};
 use crate::config::{Config, Flags};
 use crate::wiring::{self, Servers};
 use crate::{signals, tokens, up};
@@ -45,11 +48,27 @@ pub async fn run(globals: &Globals, args: BenchArgs) -> anyhow::Result<()> {
         Some(BenchVerb::Rebuild(plan)) => (only(everything(), verb("rebuild")), plan),
         Some(BenchVerb::Fanout(plan)) => (only(everything(), verb("fanout")), plan),
         Some(BenchVerb::Query(plan)) => (only(everything(), verb("query")), plan),
+        Some(BenchVerb::Report(args)) => return report(&args),
         Some(BenchVerb::Restart(plan)) => (only(everything(), verb("restart")), plan),
     };
     let cells = narrowed(cells, &plan)?;
     let limits = if plan.no_limits { Vec::new() } else { bench::limits::beside(&cells) };
     measure(globals, &[limits, cells].concat(), &plan).await
+}
+
+/// Writes the report from lines of earlier runs.
+fn report(args: &ReportArgs) -> anyhow::Result<()> {
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let mut sheet = Sheet::default();
+    for path in args.limits.iter().chain(&args.cells) {
+        let lines = read_lines(&read(path)?).with_context(|| path.display().to_string())?;
+        sheet.take(lines);
+    }
+    if let Some(path) = &args.reference {
+        sheet.reference = read_lines(&read(path)?).with_context(|| path.display().to_string())?;
+    }
+    bench::report::write(&sheet, &args.out)
 }
 
 fn only(cells: Vec<Cell>, wanted: impl Fn(&Cell) -> bool) -> Vec<Cell> {
@@ -93,9 +112,10 @@ async fn measure(globals: &Globals, cells: &[Cell], args: &PlanArgs) -> anyhow::
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("{} cannot be made", folder.display()))?;
     if in_memory(&folder) {
-        bail!(
-            "{} is in memory, where a flush costs nothing; name a folder on the disk that will \
-             be used: --data-dir",
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} is in memory, where a flush costs nothing: these figures are none of this \
+             machine's. Name a folder on the disk that will be used: --data-dir",
             folder.display()
         );
     }

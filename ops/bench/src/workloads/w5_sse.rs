@@ -71,10 +71,22 @@ impl Sse {
         Ok(())
     }
 
-    /// Waits for more and hands over the positions of the events that are complete.
+    /// Hands over the positions of the events that are complete; waits for at least one.
+    ///
+    /// Dropping the future loses nothing.
     pub async fn positions(&mut self, found: &mut Vec<u64>) -> anyhow::Result<()> {
-        self.read().await?;
-        self.unchunk()?;
+        loop {
+            // What came together with the answer's head is here already.
+            self.unchunk()?;
+            self.ids(found)?;
+            if !found.is_empty() {
+                return Ok(());
+            }
+            self.read().await?;
+        }
+    }
+
+    fn ids(&mut self, found: &mut Vec<u64>) -> anyhow::Result<()> {
         loop {
             let mut rest: &[u8] = &self.body;
             let length = rest.skip_until(b'\n')?;
@@ -146,10 +158,12 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let mut sse = Sse::open(&address, "t", 6).await.unwrap();
-        let mut found = Vec::new();
-        while found.len() < 3 {
+        let mut all = Vec::new();
+        while all.len() < 3 {
+            let mut found = Vec::new();
             sse.positions(&mut found).await.unwrap();
+            all.extend(found);
         }
-        assert_eq!(found, [7, 8, 9]);
+        assert_eq!(all, [7, 8, 9]);
     }
 }

@@ -43,6 +43,25 @@ pub enum BenchVerb {
     Query(PlanArgs),
     /// W7: from the start to the first accepted command, and memory
     Restart(PlanArgs),
+    /// Write a report from lines of JSON: targets, limits, cells, plots
+    Report(ReportArgs),
+}
+
+/// `taffrail bench report`
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// Lines of `bench limits --out`
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
+    /// Lines of `bench run --out`; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub cells: Vec<PathBuf>,
+    /// Lines of the reference limits program, measured beside them
+    #[arg(long, value_name = "FILE")]
+    pub reference: Option<PathBuf>,
+    /// The report; plots go into the folder of its name, `notes.md` there is taken in
+    #[arg(long, default_value = "docs/performance.md", value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `taffrail bench run`

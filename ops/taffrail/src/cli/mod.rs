@@ -33,7 +33,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use serde_json::{Value, json};
 
-pub use bench::{BenchArgs, BenchVerb, PlanArgs};
+pub use bench::{BenchArgs, BenchVerb, PlanArgs, ReportArgs};
 pub use discover::{RUNTIME_FILE, Runtime, default_data_dir};
 pub use exit::Exit;
 pub use fail::Failure;
