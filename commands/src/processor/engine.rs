@@ -28,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(8);
 const COMMAND_BYTES: usize = 256;
 /// Fewer commands than these wait for the flush that is under way: what a statement costs
 /// whatever is in it is then better shared than paid once more.
-const PIPELINED: usize = 48;
+const PIPELINED: usize = 16;
 
 /// Why the engine ended.
 #[derive(Debug, PartialEq, Eq)]

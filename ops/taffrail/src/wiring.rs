@@ -152,7 +152,11 @@ pub async fn start(
     // database was put back, before anything new is appended.
     let mut relayed = None;
     if roles.contains(&Role::Relay) {
-        let relay = Arc::new(Relay::new(nats.clone(), reader.clone()));
+        // A connection of its own: answers must not queue behind thousands of events.
+        let nats =
+            broker::connect(&servers.nats_url, servers.nats_token.as_deref(), "taffrail-relay")
+                .await?;
+        let relay = Arc::new(Relay::new(nats, reader.clone()));
         relay.reconcile().await.context("TAFFRAIL_EVENTS cannot be compared with the log")?;
         relayed = Some(relay.standing());
         figures::of_relay(&metrics, &relay);
