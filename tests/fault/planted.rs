@@ -38,11 +38,11 @@ async fn a_dropped_event_a_lone_checkpoint_and_a_forgotten_repeat_are_found() {
 async fn deaths_at_the_worst_moments_lose_nothing() {
     tokio::join!(
         // The append is committed, nobody knows.
-        dies("dies-before-answer:60"),
+        dies("dies-before-answer:15"),
         // JetStream has the event, the relay has not heard of it.
-        dies("dies-after-puback:100"),
+        dies("dies-after-puback:60"),
         // Rows and checkpoint are committed, the engine has not gone on.
-        dies("dies-after-rows:60"),
+        dies("dies-after-rows:25"),
     );
 }
 
