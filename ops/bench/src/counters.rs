@@ -154,6 +154,12 @@ pub fn of_tree(root: u32) -> f64 {
     sum
 }
 
+/// Whether a process is there; one that has ended and that nobody asked about is not.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.ended)
+}
+
 /// Resident memory of one process, in bytes.
 #[must_use]
 pub fn resident(pid: u32) -> u64 {
@@ -175,6 +181,7 @@ fn pids() -> impl Iterator<Item = u32> {
 }
 
 struct Stat {
+    ended: bool,
     parent: u32,
     own: f64,
     ended_children: f64,
@@ -193,6 +200,7 @@ fn parse(text: &str, ticks_per_second: u64) -> Option<Stat> {
         Some((number(a)? + number(b)?) as f64 / ticks_per_second.max(1) as f64)
     };
     Some(Stat {
+        ended: fields.first().is_none_or(|state| matches!(*state, "Z" | "X")),
         parent: number(1)? as u32,
         own: seconds(11, 12)?,
         ended_children: seconds(13, 14)?,
@@ -219,5 +227,12 @@ mod tests {
         }
         assert!(of_process(pid) > 0.0);
         assert!(resident(pid) > 100_000);
+        assert!(is_running(pid));
+    }
+
+    #[test]
+    fn a_process_that_nobody_waited_for_has_ended_all_the_same() {
+        assert!(parse("7 (a) Z 3 7 7 0 -1 0 1 2 3 4 1 1 0 0", 100).unwrap().ended);
+        assert!(!parse("7 (a) S 3 7 7 0 -1 0 1 2 3 4 1 1 0 0", 100).unwrap().ended);
     }
 }

@@ -10,6 +10,7 @@ use servers::{DataDir, Embedded};
 use tokio_postgres::NoTls;
 
 use crate::cell::Host;
+use crate::counters;
 use crate::product::{Hosted, Product};
 use crate::server::Server;
 
@@ -206,7 +207,7 @@ fn without_scheme(url: &str) -> String {
 async fn gone(pid: Option<u32>) {
     let Some(pid) = pid else { return };
     for _ in 0..1_000 {
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        if !counters::is_running(pid) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

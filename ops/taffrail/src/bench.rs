@@ -167,8 +167,9 @@ fn print(globals: &Globals, lines: &[Line]) -> anyhow::Result<()> {
 
 /// Whether a folder is on a file system that lives in memory.
 fn in_memory(folder: &Path) -> bool {
-    const TMPFS_MAGIC: i64 = 0x0102_1994; // statfs(2)
-    rustix::fs::statfs(folder).is_ok_and(|found| i64::from(found.f_type) == TMPFS_MAGIC)
+    const TMPFS_MAGIC: u64 = 0x0102_1994; // statfs(2)
+    rustix::fs::statfs(folder)
+        .is_ok_and(|found| u64::try_from(found.f_type).ok() == Some(TMPFS_MAGIC))
 }
 
 /// The date of a sitting, UTC.

@@ -62,10 +62,11 @@ impl Sheet {
         self.cells.iter().find(|line| {
             line.workload == workload
                 && wanted.iter().all(|(name, value)| {
-                    line.params.get(*name).is_some_and(|found| match found.as_str() {
-                        Some(text) => text == *value,
-                        None => found.to_string() == *value,
-                    })
+                    let text = line.params.get(*name).map(|found| match found.as_str() {
+                        Some(text) => text.to_owned(),
+                        None => found.to_string(),
+                    });
+                    text.as_deref() == Some(*value)
                 })
         })
     }
