@@ -68,6 +68,7 @@ fn report(args: &ReportArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.reference {
         sheet.reference = read_lines(&read(path)?).with_context(|| path.display().to_string())?;
     }
+    sheet.join();
     bench::report::write(&sheet, &args.out)
 }
 

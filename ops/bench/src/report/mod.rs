@@ -273,6 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn cells_that_were_measured_alone_find_their_limit() {
+        let mut sheet = sheet();
+        for line in &mut sheet.cells {
+            line.limit = None;
+        }
+        sheet.join();
+        assert_eq!(sheet.cells[0].ratio(), Some(0.75));
+        assert_eq!(sheet.cells[1].limit, None, "its limit was not measured");
+    }
+
+    #[test]
     fn a_cell_that_is_measured_again_replaces_the_one_before() {
         let mut sheet = sheet();
         sheet.take(vec![line("W1a", serde_json::json!({ "clients": 1, "cache": "warm" }), 9.0)]);

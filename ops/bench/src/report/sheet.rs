@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::line::Line;
+use crate::line::{Limit, Line};
 
 /// Cells of a sitting, and limits to hold them against.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +53,22 @@ impl Sheet {
                     != (&line.workload, &line.params, &line.mode)
             });
             all.push(line);
+        }
+    }
+
+    /// Puts cells that were measured alone beside the limits that were measured for them.
+    pub fn join(&mut self) {
+        let known = crate::workloads::all();
+        let limit = |line: &Line| {
+            let cell = known
+                .iter()
+                .find(|cell| cell.workload == line.workload && cell.params.json() == line.params)?;
+            let found = self.limit(cell.limit?)?;
+            Some(Limit { cell: cell.limit?.to_owned(), ops_per_s: found.ops_per_s })
+        };
+        let limits: Vec<Option<Limit>> = self.cells.iter().map(limit).collect();
+        for (line, limit) in self.cells.iter_mut().zip(limits) {
+            line.limit = limit.or(line.limit.take());
         }
     }
 
