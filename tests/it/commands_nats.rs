@@ -154,6 +154,33 @@ async fn a_durable_command_is_answered_after_its_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_brought_all_it_asked_for_is_followed_by_the_next() {
+    let (db, nats) = (support::database().await, support::nats().await);
+    let processor = support::processor(&db).await;
+    let client = broker::connect(&nats.url, Some(&nats.token), "processor").await.unwrap();
+    let consumer = Consumer::new(client, processor.executor(), only_default());
+    let (counters, cancel) = (consumer.counters(), CancellationToken::new());
+    let done = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { consumer.run(cancel).await }
+    });
+    let client = nats.client().await;
+    let jetstream = jetstream::new(client.clone());
+    until("the stream is there", async || jetstream.get_stream(streams::COMMANDS).await.is_ok())
+        .await;
+    // More than two pulls bring.
+    for _ in 0..1_200 {
+        let body = json!({"title": "one of many"}).to_string();
+        client.publish(cmd(Uuid::new_v4(), "submit"), body.into()).await.unwrap();
+    }
+    until("all are decided", async || processor.log.head().await.unwrap().position == 1_200).await;
+    assert_eq!(counters.durable.load(Ordering::Relaxed), 1_200);
+    assert_eq!(counters.pull_failures.load(Ordering::Relaxed), 0);
+    cancel.cancel();
+    done.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_answered_with_the_outcome_and_the_subject_names_the_agent() {
     let wired = Wired::start().await;
     let task = Uuid::new_v4();

@@ -57,6 +57,7 @@ pub(super) async fn run(consumer: &Consumer, cancel: CancellationToken) {
         match serve(&shared, &cancel, &mut failing).await {
             Ok(()) => break,
             Err(error) => {
+                Counters::count(&shared.consumer.counters.pull_failures);
                 if !failing {
                     tracing::warn!(%error, "commands cannot be pulled; trying again");
                     failing = true;

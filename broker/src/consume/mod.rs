@@ -51,6 +51,8 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Messages that were malformed.
     pub malformed: AtomicU64,
+    /// Times that pulling durable commands failed and began anew.
+    pub pull_failures: AtomicU64,
     /// Requests answered `busy` because all places were taken, and durable commands put back.
     pub busy: AtomicU64,
 }

@@ -116,6 +116,9 @@ impl Pull {
             }
             Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => self.done(),
             Some(_) if exceeds_bytes(&message) => self.done(),
+            // Said of every request that names a limit in bytes, behind its last message; by
+            // then the next one may be under way.
+            Some(_) if message.description.as_deref() == Some("Batch Completed") => Ok(None),
             Some(status) => lost(message.description.as_deref().unwrap_or(&status.to_string())),
         }
     }

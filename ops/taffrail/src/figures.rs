@@ -99,8 +99,12 @@ pub fn of_consumer(metrics: &Metrics, consumer: &Consumer) {
     metrics.ask_total(name, help, &[("kind", "durable")], move || c.durable.load(Relaxed) as f64);
     let c = counters.clone();
     metrics.ask_total(name, help, &[("kind", "request")], move || c.requests.load(Relaxed) as f64);
+    let c = counters.clone();
     metrics
-        .ask(name, help, &[("kind", "malformed")], move || counters.malformed.load(Relaxed) as f64);
+        .ask_total(name, help, &[("kind", "malformed")], move || c.malformed.load(Relaxed) as f64);
+    let (name, help) =
+        ("taffrail_nats_pull_failures_total", "Times that pulling durable commands began anew.");
+    metrics.ask_total(name, help, &[], move || counters.pull_failures.load(Relaxed) as f64);
 }
 
 /// What the agents' heartbeats told this process.
