@@ -160,7 +160,7 @@ impl Hashed<'_> {
     /// empty one. The leaf mark 0x00 keeps leaves and inner nodes of the seal's tree
     /// apart (RFC 6962, section 2.1).
     pub fn hash(&self) -> [u8; 32] {
-        // One run over one buffer: many short updates take as long as the hash itself.
+        // One run over one buffer instead of thirty short updates.
         let mut leaf = Vec::with_capacity(384 + self.payload.len());
         leaf.push(0u8);
         let mut field = |bytes: Option<&[u8]>| match bytes {

@@ -2,8 +2,8 @@
 //!
 //! Beyond it the next ones wait a moment, unread, and are then turned away with 503 and
 //! `Retry-After` (reliability D40). The moment is shorter than the 50 ms in which a
-//! refusal must come, and it is what keeps callers who come again at once from taking the
-//! processor's share of the machine.
+//! refusal must come, and it slows callers who come again at once: each of them costs a part
+//! of the machine that the processor shares.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

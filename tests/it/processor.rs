@@ -12,15 +12,15 @@ use uuid::Uuid;
 
 use crate::support::{self, TestProcessor};
 
-fn envelope(stream_id: Uuid, command: impl Into<Command>, id: Uuid) -> CommandEnvelope {
+pub(crate) fn envelope(stream_id: Uuid, command: impl Into<Command>, id: Uuid) -> CommandEnvelope {
     CommandEnvelope::new(TenantId::default_tenant(), stream_id, command, id, "tester")
 }
 
-fn submit(title: &str) -> Command {
+pub(crate) fn submit(title: &str) -> Command {
     TaskCommand::Submit(SubmitTask::titled(title)).into()
 }
 
-fn retitle(title: &str) -> Command {
+pub(crate) fn retitle(title: &str) -> Command {
     TaskCommand::Update(UpdateTask { title: Some(title.into()), ..UpdateTask::default() }).into()
 }
 
@@ -28,7 +28,7 @@ async fn send(processor: &TestProcessor, stream: Uuid, command: impl Into<Comman
     processor.door.execute(envelope(stream, command, Uuid::new_v4())).await
 }
 
-fn code(outcome: &Outcome) -> Option<Code> {
+pub(crate) fn code(outcome: &Outcome) -> Option<Code> {
     outcome.problem.as_ref().and_then(domain::Problem::code)
 }
 

@@ -5,20 +5,12 @@ use std::time::Duration;
 
 use commands::{CommandEnvelope, Executor, ProcessorConfig};
 use domain::agent::{AgentCommand, RegisterAgent};
-use domain::task::{SubmitTask, TaskCommand, UpdateTask};
-use domain::{Code, Command, Outcome, Problem, Status, TenantId};
+use domain::{Code, Command, Status};
 use futures::future::join_all;
 use uuid::Uuid;
 
+use crate::processor::{code, envelope, retitle, submit};
 use crate::support::{self, TestDb, TestProcessor};
-
-fn envelope(stream_id: Uuid, command: impl Into<Command>, id: Uuid) -> CommandEnvelope {
-    CommandEnvelope::new(TenantId::default_tenant(), stream_id, command, id, "tester")
-}
-
-fn submit(title: &str) -> Command {
-    TaskCommand::Submit(SubmitTask::titled(title)).into()
-}
 
 /// A processor that looks up nothing it need not, and remembers nothing of the one before.
 async fn bold(db: &TestDb) -> TestProcessor {
@@ -26,10 +18,6 @@ async fn bold(db: &TestDb) -> TestProcessor {
     let processor = support::processor_with(db, config, true).await;
     processor.door.active().wait_for(|active| *active).await.unwrap();
     processor
-}
-
-fn code(outcome: &Outcome) -> Option<Code> {
-    outcome.problem.as_ref().and_then(Problem::code)
 }
 
 #[tokio::test]
@@ -101,12 +89,6 @@ async fn a_change_before_the_creation_finds_nothing_and_one_behind_it_finds_it()
     let db = support::database().await;
     let processor = bold(&db).await;
     let stream = Uuid::new_v4();
-    let retitle = |title: &str| {
-        Command::from(TaskCommand::Update(UpdateTask {
-            title: Some(title.into()),
-            ..UpdateTask::default()
-        }))
-    };
     let commands = [retitle("early"), submit("made"), retitle("late")];
     let sent =
         commands.map(|command| processor.door.execute(envelope(stream, command, Uuid::new_v4())));

@@ -47,7 +47,7 @@ const CLAIM: &[(&str, &str)] =
     &[("tenant", "text"), ("kind", "text"), ("value", "text"), ("stream_id", "uuid")];
 
 /// The shapes of the statement. Most batches claim nothing, and an idle system commits
-/// commands one by one: what a statement need not do then is half of its time.
+/// commands one by one: what the statement need not do is then not prepared for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// One command with one event.
