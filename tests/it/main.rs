@@ -25,5 +25,6 @@ mod roles;
 mod servers;
 mod slow_readers;
 mod store;
+mod streams;
 mod taken_for_new;
 mod up;
