@@ -95,6 +95,11 @@ impl Progress {
         self.of(model).subscribe()
     }
 
+    /// Whether somebody waits for the checkpoint to grow.
+    pub fn is_awaited(&self, model: Model) -> bool {
+        self.of(model).receiver_count() > 0
+    }
+
     /// A checkpoint was committed or read; an older one changes nothing.
     pub fn advance(&self, model: Model, position: u64) {
         self.of(model).send_if_modified(|known| {

@@ -141,7 +141,7 @@ fn step_of(what: u8, n: u128, token: u64, text: String) -> (u128, Command) {
         }
         2 => task("update", &format!(r#"{{"title":"new {text}","description":null}}"#)),
         3..=6 => {
-            let to = AssignTask { agent_id: AgentId::nth(200 + n), lease_ms: None, reason: None };
+            let to = AssignTask::to(AgentId::nth(200 + n));
             T::Assign(to).into()
         }
         7 | 8 => by("start", ""),

@@ -170,7 +170,7 @@ async fn claims_go_to_the_scheduler() {
     let client = nats.client().await;
     let remote = RemoteClaims::new(client.clone());
     let agent = AgentId::nth(4);
-    let claim = |wait_ms| ClaimTasks { agent_id: agent, max: 1, wait_ms, lease_ms: None };
+    let claim = |wait_ms| ClaimTasks { wait_ms, ..ClaimTasks::by(agent) };
     let nobody = remote.claim(tenant(), "default".into(), claim(0)).await.unwrap_err();
     assert_eq!(nobody.code(), Some(Code::Unavailable));
 
@@ -217,7 +217,7 @@ async fn what_a_claimant_who_has_gone_was_given_is_taken_back() {
     });
     let remote = RemoteClaims::new(nats.client().await);
     let agent = AgentId::nth(6);
-    let claim = |wait_ms| ClaimTasks { agent_id: agent, max: 1, wait_ms, lease_ms: None };
+    let claim = |wait_ms| ClaimTasks { wait_ms, ..ClaimTasks::by(agent) };
     until("claims are served", async || {
         remote.claim(tenant(), "default".into(), claim(0)).await.is_ok()
     })

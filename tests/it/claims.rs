@@ -36,6 +36,12 @@ impl<'a> Bench<'a> {
         (status, answer.json().await.unwrap_or_default())
     }
 
+    async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.call(Method::GET, path, Value::Null).await;
+        assert!(status.is_success(), "{path}: {status} {answer}");
+        answer
+    }
+
     async fn post(&self, path: &str, body: Value) -> Value {
         let (status, answer) = self.call(Method::POST, path, body).await;
         assert!(status.is_success(), "{path}: {status} {answer}");
@@ -117,6 +123,47 @@ async fn a_waiting_claim_over_nats_is_answered_as_soon_as_a_task_comes() {
     let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
     assert_eq!(ids(answer["tasks"].as_array().unwrap()), [&task]);
     assert!(start.elapsed() < Duration::from_secs(10), "it need not wait its time out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_may_have_its_tasks_started_in_the_same_commit() {
+    let bench = Bench::new().await;
+    let task = bench.task(json!({})).await;
+    let agent = bench.agent(json!({})).await;
+    let path = format!("queues/{}/claim", bench.queue);
+    let claimed = bench.post(&path, json!({ "agent_id": agent, "start": true })).await;
+    let got = claimed["tasks"].as_array().unwrap();
+    assert_eq!(ids(got), [&task]);
+    assert_eq!(got[0]["started"], json!(true));
+    let events = bench.get(&format!("tasks/{task}/events")).await;
+    let of = |n: usize, field: &str| events["items"][n][field].clone();
+    assert_eq!((of(1, "type"), of(2, "type")), (json!("task.assigned"), json!("task.started")));
+    assert_eq!(of(1, "command_id"), of(2, "command_id"), "one command, one commit");
+    bench.complete(&got[0]).await;
+
+    let other = bench.task(json!({})).await;
+    let got = bench.claim(&agent, 1, 2_000).await;
+    assert_eq!((ids(&got), got[0].get("started")), (vec![other.as_str()], None), "only if asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_started_for_a_claimant_who_has_gone_goes_to_the_next() {
+    let bench = Bench::new().await;
+    let (gone, next) = (bench.agent(json!({})).await, bench.agent(json!({})).await);
+    let nats = bench.product.nats().await;
+    let subject = format!("taffrail.default.req.queue.{}.claim", bench.queue);
+    let body = json!({ "agent_id": gone, "start": true, "wait_ms": 20_000 }).to_string();
+    let asking = nats.clone();
+    let asked = tokio::spawn(async move { asking.request(subject, body.into()).await.is_ok() });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    asked.abort();
+    nats.drain().await.unwrap();
+
+    let task = bench.task(json!({})).await;
+    // Long before the lease of 30 s runs out.
+    let got = bench.claim(&next, 1, 10_000).await;
+    assert_eq!(ids(&got), [&task]);
+    assert_eq!(got[0]["attempt"], json!(1), "nobody has tried yet");
 }
 
 #[tokio::test(flavor = "multi_thread")]

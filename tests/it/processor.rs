@@ -301,7 +301,8 @@ async fn a_progress_report_implies_the_start() {
     let processor = support::processor(&db).await;
     let (task, agent) = (Uuid::new_v4(), domain::AgentId::nth(7));
     send(&processor, task, submit("work")).await;
-    let assign = domain::task::AssignTask { agent_id: agent, lease_ms: Some(5_000), reason: None };
+    let assign =
+        domain::task::AssignTask { lease_ms: Some(5_000), ..domain::task::AssignTask::to(agent) };
     send(&processor, task, TaskCommand::Assign(assign)).await;
     let progress = ProgressTask {
         lease_token: 1,

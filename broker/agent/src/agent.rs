@@ -266,7 +266,7 @@ impl<H: Handler> Floor<H> {
             }
             let agent_id = self.shop.wire.agent();
             let lease_ms = Some(self.shop.lease_ms);
-            let claim = ClaimTasks { agent_id, max, wait_ms, lease_ms };
+            let claim = ClaimTasks { agent_id, max, wait_ms, lease_ms, start: true };
             match self.shop.wire.claim(&queue, &claim).await {
                 Ok(claimed) => {
                     told = false;

@@ -76,15 +76,15 @@ impl<H: Handler> Shop<H> {
     pub(crate) async fn run(self: Arc<Self>, assignment: Assignment, lease_known: bool) {
         let task = Arc::new(assignment);
         let begin = Instant::now();
-        match self
-            .tell(&task, START, 0, &StartTask { lease_token: task.lease.token }, START_PATIENCE)
-            .await
-        {
-            Ok(Word::Yes) => {}
-            Ok(Word::Lost | Word::Invalid(_)) => return (self.notices)(Notice::Lost(&task)),
-            Err(error) => {
-                let detail = error.to_string();
-                return self.noted(&task, "unanswered", begin, Some(&detail));
+        if !task.started {
+            let body = StartTask { lease_token: task.lease.token };
+            match self.tell(&task, START, 0, &body, START_PATIENCE).await {
+                Ok(Word::Yes) => {}
+                Ok(Word::Lost | Word::Invalid(_)) => return (self.notices)(Notice::Lost(&task)),
+                Err(error) => {
+                    let detail = error.to_string();
+                    return self.noted(&task, "unanswered", begin, Some(&detail));
+                }
             }
         }
         (self.notices)(Notice::Started(&task));

@@ -40,6 +40,8 @@ struct Claim {
     wait_ms: u64,
     #[serde(default)]
     lease_ms: Option<u64>,
+    #[serde(default)]
+    start: bool,
 }
 
 fn one() -> u32 {
@@ -169,8 +171,8 @@ fn read(
             return Err(Problem::invalid(vec![fault]));
         }
     };
-    let Claim { max, wait_ms, lease_ms, .. } = claim;
-    let claim = ClaimTasks { agent_id, max, wait_ms, lease_ms };
+    let Claim { max, wait_ms, lease_ms, start, .. } = claim;
+    let claim = ClaimTasks { agent_id, max, wait_ms, lease_ms, start };
     claim.check().map_err(Problem::invalid)?;
     Ok((tenant, queue, claim))
 }

@@ -88,13 +88,16 @@ impl Task {
             (S::Done | S::Failed | S::Dead | S::Cancelled, C::Update(_)) => illegal(),
             (_, C::Update(changes)) => Ok(vec![E::Updated(changes.clone())]),
 
-            (S::Inbox | S::Queued, C::Assign(to)) => Ok(vec![self.assigned(to, facts, 1)]),
+            (S::Inbox | S::Queued, C::Assign(to)) => Ok(self.assigned(to, facts, 1)),
             // Handed out to this very agent already: nothing to add.
-            (S::Assigned, C::Assign(to)) if self.held_by(to.agent_id) => Ok(vec![]),
+            (S::Assigned, C::Assign(to)) if self.held_by(to.agent_id) => {
+                let started = || E::Started(self.started(to.agent_id, self.attempt, facts));
+                Ok(to.start.then(started).into_iter().collect())
+            }
             (S::Assigned | S::InProgress | S::Blocked, C::Reassign(to)) => {
-                Ok(vec![E::Unassigned(self.unassigned(to.reason.clone())?), {
-                    self.assigned(to, facts, 0)
-                }])
+                let mut events = vec![E::Unassigned(self.unassigned(to.reason.clone())?)];
+                events.extend(self.assigned(to, facts, 0));
+                Ok(events)
             }
             (S::Assigned | S::InProgress | S::Blocked, C::Unassign(why)) => {
                 Ok(vec![E::Unassigned(self.unassigned(why.reason.clone())?)])
@@ -102,7 +105,7 @@ impl Task {
 
             (S::Assigned, C::Start(by)) => {
                 let lease = self.held(by.lease_token)?;
-                Ok(vec![E::Started(self.started(lease, facts))])
+                Ok(vec![E::Started(self.started(lease.agent_id, self.attempt, facts))])
             }
             // The same holder says it twice.
             (S::InProgress, C::Start(by)) => self.held(by.lease_token).map(|_| vec![]),
@@ -292,15 +295,19 @@ impl Task {
         self.held(token.unwrap_or(current))
     }
 
-    fn assigned(&self, to: &AssignTask, facts: &Facts, step: u32) -> TaskEvent {
-        TaskEvent::Assigned(TaskAssigned {
+    fn assigned(&self, to: &AssignTask, facts: &Facts, step: u32) -> Vec<TaskEvent> {
+        let attempt = self.attempt.saturating_add(step).max(1);
+        let assigned = TaskEvent::Assigned(TaskAssigned {
             agent_id: to.agent_id,
-            attempt: self.attempt.saturating_add(step).max(1),
+            attempt,
             lease_token: self.tokens.saturating_add(1),
             lease_expires_at: expiry(to.lease_ms, facts),
             queue: self.queue.clone(),
             reason: to.reason.clone(),
-        })
+        });
+        let started =
+            to.start.then(|| TaskEvent::Started(self.started(to.agent_id, attempt, facts)));
+        [assigned].into_iter().chain(started).collect()
     }
 
     fn unassigned(&self, reason: Option<String>) -> Result<TaskUnassigned, Refusal> {
@@ -308,10 +315,10 @@ impl Task {
         Ok(TaskUnassigned { agent_id: lease.agent_id, reason })
     }
 
-    fn started(&self, lease: Lease, facts: &Facts) -> TaskStarted {
+    fn started(&self, agent_id: AgentId, attempt: u32, facts: &Facts) -> TaskStarted {
         TaskStarted {
-            agent_id: lease.agent_id,
-            attempt: self.attempt,
+            agent_id,
+            attempt,
             queue: self.queue.clone(),
             started_at: facts.now,
             waited_ms: millis(self.submitted_at, facts.now),
@@ -321,7 +328,8 @@ impl Task {
     /// An answer by a holder who never said `start` implies it.
     fn begun(&self, lease: Lease, facts: &Facts) -> Begun {
         let implied = self.state == Some(TaskState::Assigned);
-        Begun(implied.then(|| TaskEvent::Started(self.started(lease, facts))))
+        let started = || TaskEvent::Started(self.started(lease.agent_id, self.attempt, facts));
+        Begun(implied.then(started))
     }
 
     fn ran_ms(&self, facts: &Facts) -> u64 {

@@ -35,6 +35,17 @@ pub struct ClaimTasks {
     /// How long the leases run; 30,000 ms when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
+    /// The agent begins at once: what it gets is started in the same commit, and no `start`
+    /// need follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+impl ClaimTasks {
+    /// One task for this agent, for a lease of the usual length, without waiting.
+    pub fn by(agent_id: AgentId) -> Self {
+        Self { agent_id, max: 1, wait_ms: 0, lease_ms: None, start: false }
+    }
 }
 
 impl Body for ClaimTasks {
@@ -93,4 +104,7 @@ pub struct Assignment {
     pub deadline: Option<DateTime<Utc>>,
     /// W3C trace context of its submission.
     pub traceparent: Option<String>,
+    /// It is started already, as its claim asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub started: bool,
 }

@@ -269,6 +269,16 @@ pub struct AssignTask {
     /// Why this agent; the scheduler writes down what it chose from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The agent begins with it at once and need not say `start`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+impl AssignTask {
+    /// To this agent, for a lease of the usual length, not begun.
+    pub fn to(agent_id: AgentId) -> Self {
+        Self { agent_id, lease_ms: None, reason: None, start: false }
+    }
 }
 
 fn check_lease(check: Check, lease_ms: Option<u64>) -> Check {

@@ -59,7 +59,7 @@ pub fn why(text: &str) -> Reason {
 }
 
 pub fn to(agent: u128) -> AssignTask {
-    AssignTask { agent_id: AgentId::nth(agent), lease_ms: None, reason: None }
+    AssignTask::to(AgentId::nth(agent))
 }
 
 pub fn completed(lease_token: u64) -> C {
@@ -135,6 +135,21 @@ fn an_assignment_counts_the_attempt_and_gives_a_lease() {
             queue: "default".into(),
             reason: None,
         })]);
+}
+
+#[test]
+fn an_assignment_may_start_the_task_at_once() {
+    let begin = || C::Assign(AssignTask { start: true, ..to(1) });
+    let begun = when(&[submitted()], begin()).unwrap();
+    assert!(matches!(&begun[..], [E::Assigned(_), E::Started(_)]), "{begun:?}");
+    let (E::Assigned(assigned_to), E::Started(by)) = (&begun[0], &begun[1]) else { return };
+    assert_eq!((by.agent_id, by.attempt), (assigned_to.agent_id, assigned_to.attempt));
+    // It was told of before: only the start is new.
+    let started = when(&[submitted(), assigned(1, 1)], begin()).unwrap();
+    assert!(matches!(&started[..], [E::Started(_)]), "{started:?}");
+    let moved = C::Reassign(AssignTask { start: true, ..to(2) });
+    let moved = when(&[submitted(), assigned(1, 1)], moved).unwrap();
+    assert!(matches!(&moved[..], [E::Unassigned(_), E::Assigned(_), E::Started(_)]), "{moved:?}");
 }
 
 #[test]

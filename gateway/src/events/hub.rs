@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::ws::Utf8Bytes;
 use bytes::{Bytes, BytesMut};
@@ -162,10 +162,16 @@ impl Hub {
         let reader = self.0.reader.clone();
         let mut wake = reader.feed.watch();
         let mut position = None;
+        let mut polled = Instant::now();
         while !cancel.is_cancelled() {
-            wake.mark_unchanged();
+            let head = *wake.borrow_and_update();
             let read = match position {
-                Some(after) => reader.after(after, PAGE).await,
+                // What nobody tells of is asked for once per poll.
+                Some(after) if head <= after && polled.elapsed() < POLL => Ok(Vec::new()),
+                Some(after) => {
+                    polled = Instant::now();
+                    reader.after(after, PAGE).await
+                }
                 None => reader.log.head().await.map(|head| {
                     position = Some(head.position);
                     self.0.epoch.store(head.epoch, Ordering::Relaxed);

@@ -31,6 +31,9 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// From the first event after a silence to its batch, where nobody waits for it.
+    pub(super) const LINGER: Duration = BREATH.0;
+
     /// The length of the next batch.
     pub fn limit(self) -> usize {
         self.0

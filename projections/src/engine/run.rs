@@ -141,6 +141,11 @@ impl<P: Projection + Clone> Engine<P> {
                 () = sleep(POLL) => false,
                 () = stop.cancelled() => return Ok(None),
             };
+            // What follows on the first event mostly follows soon, and whoever waits for its
+            // commit should not share the machine with ours.
+            if woken && !self.progress.is_awaited(self.model) {
+                pause(Pace::LINGER, stop).await;
+            }
             if !woken {
                 let end = reader.log.head().await?.position;
                 if end < position {

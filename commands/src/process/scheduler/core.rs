@@ -13,7 +13,7 @@ use domain::{AgentId, Code, Event, Json, Problem, Recorded, TaskId, TenantId, Ti
 use super::board::Board;
 use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
-use super::waiters::{Waiter, Waiters};
+use super::waiters::{Terms, Waiter, Waiters};
 use crate::CommandEnvelope;
 use crate::process::roster::agent_of;
 use crate::process::{command_id, watchdog};
@@ -189,7 +189,7 @@ impl Scheduler {
     /// Fills a waiting claim with what is its agent's already, then with the next tasks.
     fn fill(&mut self, id: u64, hands: &mut Hands, fresh: &mut BTreeSet<Rank>) {
         let Some(waiter) = self.waiters.get(id) else { return };
-        let (agent, max, lease_ms) = (waiter.agent, waiter.max, waiter.lease_ms);
+        let (agent, max, terms) = (waiter.agent, waiter.max, waiter.terms);
         let queue = waiter.queue.clone();
         let Some(facts) = self.board.roster.get(agent) else { return };
         if !facts.state.takes_work() && !facts.can_be_revived() {
@@ -216,7 +216,7 @@ impl Scheduler {
                 "claimed; first by priority ({}) and age of the tasks in queue {queue} that fit",
                 rank.priority.as_str(),
             );
-            let pick = self.reserve(rank.task, agent, lease_ms, reason);
+            let pick = self.reserve(rank.task, agent, terms, reason);
             hands.claims.entry(id).or_default().extend(pick);
         }
     }
@@ -238,7 +238,7 @@ impl Scheduler {
                 "pushed; first by priority ({}) and age of the waiting tasks that fit",
                 rank.priority.as_str(),
             );
-            hands.pushes.extend(self.reserve(rank.task, agent, None, reason));
+            hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason));
         }
         self.relist(agent);
     }
@@ -261,12 +261,12 @@ impl Scheduler {
             takes
         });
         if let Some((id, waiter)) = claim {
-            let (agent, lease_ms) = (waiter.agent, waiter.lease_ms);
+            let (agent, terms) = (waiter.agent, waiter.terms);
             let reason = format!(
                 "longest waiting claim of queue {} that fits; {passed_over} passed over",
                 entry.queue
             );
-            let pick = self.reserve(rank.task, agent, lease_ms, reason);
+            let pick = self.reserve(rank.task, agent, terms, reason);
             hands.claims.entry(id).or_default().extend(pick);
             return true;
         }
@@ -274,7 +274,7 @@ impl Scheduler {
         let mut fitting = listeners.into_iter().flatten().filter(|(_, agent)| fits(*agent));
         let Some((_, agent)) = fitting.next().copied() else { return false };
         let reason = "pushed; the least recently served listener with a free slot that fits";
-        hands.pushes.extend(self.reserve(rank.task, agent, None, reason.into()));
+        hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason.into()));
         self.relist(agent);
         true
     }
@@ -292,7 +292,7 @@ impl Scheduler {
         &mut self,
         task: TaskId,
         agent: AgentId,
-        lease_ms: Option<u64>,
+        Terms { lease_ms, start }: Terms,
         reason: String,
     ) -> Option<Pick> {
         self.given += 1;
@@ -301,7 +301,7 @@ impl Scheduler {
         self.board.update(task, |entry| entry.reserved = Some(Reserved { agent, pick: id }));
         let entry = self.board.task(task)?;
         let cause = format_args!("assign:{}", entry.version);
-        let body = AssignTask { agent_id: agent, lease_ms, reason: Some(reason) };
+        let body = AssignTask { agent_id: agent, lease_ms, reason: Some(reason), start };
         let command = CommandEnvelope {
             // Decided on what was seen, or not at all: else a command that was long under
             // way could give an agent more than its slots.
@@ -358,6 +358,7 @@ impl Scheduler {
             payload,
             deadline: entry.due_at,
             traceparent: entry.trace.as_deref().map(Into::into),
+            started: entry.state == TaskState::InProgress,
         })
     }
 
@@ -388,7 +389,8 @@ impl Scheduler {
     ) -> Option<CommandEnvelope> {
         let current = |entry: &&Entry| entry.lease.is_some_and(|lease| lease.token == token);
         let entry = self.board.task(task).filter(current)?;
-        if !entry.ours || entry.state != TaskState::Assigned {
+        let begun_by_agent = entry.state != TaskState::Assigned && !entry.begun_with_claim;
+        if !entry.ours || begun_by_agent {
             self.not_told(task, token);
             return None;
         }

@@ -89,6 +89,8 @@ pub(super) struct Entry {
     pub delivered: bool,
     /// The assignment is the scheduler's, not an operator's.
     pub ours: bool,
+    /// The scheduler had it started, as the claim asked; nothing came from the agent yet.
+    pub begun_with_claim: bool,
     /// Which index holds it.
     pub place: Place,
 }
@@ -146,6 +148,7 @@ impl Entry {
             reserved: None,
             delivered: false,
             ours: false,
+            begun_with_claim: false,
             place: Place::Nowhere,
         }
     }
@@ -155,6 +158,7 @@ impl Entry {
         use TaskEvent as E;
         self.cause = event.position;
         self.version = event.version;
+        self.begun_with_claim = matches!(happened, E::Started(_)) && &*event.actor == scheduler;
         match happened {
             E::Updated(changes) => {
                 if let Some(priority) = changes.priority {

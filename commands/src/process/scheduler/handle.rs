@@ -14,7 +14,7 @@ use super::board::QueueDepth;
 use super::core::Admission;
 use super::deliver::{CLAIMANT_GONE, take_back};
 use super::serve;
-use super::waiters::Waiter;
+use super::waiters::{Terms, Waiter};
 use crate::process::perform::Session;
 use crate::{Boxed, Claims};
 
@@ -117,7 +117,7 @@ impl SchedulerHandle {
                 queue: queue.clone(),
                 agent: request.agent_id,
                 max: request.max as usize,
-                lease_ms: request.lease_ms,
+                terms: Terms { lease_ms: request.lease_ms, start: request.start },
                 answer,
             };
             let id = session.scheduler.lock().wait(waiter).ok_or_else(too_many)?;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::core::{Hand, Pick, Scheduler};
-use super::waiters::Waiter;
+use super::waiters::{Terms, Waiter};
 use crate::process::tests::memory::{Memory, agent_id, tenant};
 
 const AGENTS: u128 = 3;
@@ -175,7 +175,8 @@ impl World {
                 self.claims.push(answered);
                 let agent = agent_id(agent);
                 let queue = "default".into();
-                let waiter = Waiter { tenant: tenant(), queue, agent, max, lease_ms: None, answer };
+                let waiter =
+                    Waiter { tenant: tenant(), queue, agent, max, terms: Terms::default(), answer };
                 self.scheduler.wait(waiter);
                 self.serve();
             }
@@ -237,7 +238,7 @@ impl World {
             }
             Step::Operator { task, agent } => {
                 let agent_id = agent_id(agent);
-                let body = AssignTask { agent_id, lease_ms: None, reason: None };
+                let body = AssignTask::to(agent_id);
                 self.memory.tell(TaskId::nth(task).0, TaskCommand::Assign(body), "operator");
             }
             Step::Crash => {

@@ -9,6 +9,14 @@ use tokio::sync::oneshot;
 /// Waiting claims at most, in all.
 const MOST_WAITING: usize = 10_000;
 
+/// How a claimant wants what it gets.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Terms {
+    pub lease_ms: Option<u64>,
+    /// Started in the same commit.
+    pub start: bool,
+}
+
 /// One claim that waits.
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -16,7 +24,7 @@ pub(super) struct Waiter {
     pub queue: String,
     pub agent: AgentId,
     pub max: usize,
-    pub lease_ms: Option<u64>,
+    pub terms: Terms,
     /// An empty answer: ask again, the agent's state has changed.
     pub answer: oneshot::Sender<Vec<Assignment>>,
 }

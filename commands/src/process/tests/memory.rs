@@ -227,7 +227,7 @@ impl Running {
         max: u32,
         wait_ms: u64,
     ) -> Result<Claimed, Problem> {
-        let request = ClaimTasks { agent_id, max, wait_ms, lease_ms: None };
+        let request = ClaimTasks { max, wait_ms, ..ClaimTasks::by(agent_id) };
         self.handle.claim(tenant(), "default".into(), request).await
     }
 

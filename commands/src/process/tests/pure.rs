@@ -24,7 +24,7 @@ fn fold(memory: &Memory, manager: &mut dyn Manager) {
 
 fn assigned(memory: &Memory) {
     let (task, agent) = (memory.task(1, |_| {}), memory.agent(7, |_| {}));
-    let to = AssignTask { agent_id: agent, lease_ms: Some(10_000), reason: None };
+    let to = AssignTask { lease_ms: Some(10_000), ..AssignTask::to(agent) };
     memory.tell(task.0, TaskCommand::Assign(to), "operator");
 }
 

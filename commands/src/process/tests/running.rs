@@ -73,12 +73,7 @@ async fn waiting_claims_are_served_in_the_order_they_came() {
         let agent = memory.agent(n, |_| {});
         let handle = running.handle.clone();
         claims.push(tokio::spawn(async move {
-            let request = domain::task::ClaimTasks {
-                agent_id: agent,
-                max: 1,
-                wait_ms: 5_000,
-                lease_ms: None,
-            };
+            let request = ClaimTasks { wait_ms: 5_000, ..ClaimTasks::by(agent) };
             crate::Claims::claim(&*handle, tenant(), "default".into(), request).await
         }));
         let waiting = n as usize;
@@ -287,7 +282,7 @@ async fn an_operator_s_choice_is_delivered_through_any_queue() {
     let agent = memory.agent(1, |_| {});
     let task = memory.task(1, |new| new.queue = "other".into());
     let running = memory.run(&Wire::default(), vec![]);
-    let to = domain::task::AssignTask { agent_id: agent, lease_ms: None, reason: None };
+    let to = domain::task::AssignTask::to(agent);
     memory.tell(task.0, TaskCommand::Assign(to), "operator");
     assert_eq!(ids(&running.claim(agent, 1, 1_000).await), [task]);
     running.stop().await;

@@ -218,7 +218,7 @@ impl Maker {
     fn life(&mut self, n: u64, length: Option<u64>) -> anyhow::Result<Uuid> {
         let (id, mut stream) = self.submitted(n)?;
         let agent_id = self.agents[(n % AGENTS) as usize];
-        let assign = AssignTask { agent_id, lease_ms: None, reason: None };
+        let assign = AssignTask::to(agent_id);
         self.decide(&mut stream, id, TaskCommand::Assign(assign))?;
         let lease_token = 1;
         self.decide(&mut stream, id, TaskCommand::Start(StartTask { lease_token }))?;

@@ -330,6 +330,7 @@ impl Worker {
             max: max as u32,
             wait_ms: CLAIM_WAIT.as_millis() as u64,
             lease_ms: None,
+            start: true,
         };
         let subject = subject::agent_claim(&self.wire.tenant, self.id, &self.queue);
         let request =
@@ -353,14 +354,13 @@ impl Worker {
         Ok(claimed.tasks)
     }
 
-    /// Start and completion of one task.
+    /// Start, unless the claim began it, and completion of one task.
     async fn live(&self, task: Assignment, tally: &Tally) -> anyhow::Result<()> {
         let (lease_token, n) = (task.lease.token, number(&task)?);
         let result = Json::of(&json!({ "summary": "three sentences", "n": n }));
-        for (command, body) in [
-            ("start", body(&StartTask { lease_token })),
-            ("complete", body(&CompleteTask { lease_token, result })),
-        ] {
+        let start = (!task.started).then(|| ("start", body(&StartTask { lease_token })));
+        let complete = ("complete", body(&CompleteTask { lease_token, result }));
+        for (command, body) in start.into_iter().chain([complete]) {
             let (tenant, id) = (&self.wire.tenant, task.task_id.0);
             let subject = subject::agent_request(tenant, self.id, StreamType::Task, id, command);
             let outcome = self.wire.ask(subject, Ids.fresh(), body).await?;
