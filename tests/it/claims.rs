@@ -137,8 +137,9 @@ async fn a_claim_may_have_its_tasks_started_in_the_same_commit() {
     assert_eq!(got[0]["started"], json!(true));
     let events = bench.get(&format!("tasks/{task}/events")).await;
     let of = |n: usize, field: &str| events["items"][n][field].clone();
-    assert_eq!((of(1, "type"), of(2, "type")), (json!("task.assigned"), json!("task.started")));
-    assert_eq!(of(1, "command_id"), of(2, "command_id"), "one command, one commit");
+    assert_eq!(of(1, "type"), json!("dev.taffrail.task.assigned.v1"));
+    assert_eq!(of(2, "type"), json!("dev.taffrail.task.started.v1"));
+    assert_eq!(of(1, "recordedtime"), of(2, "recordedtime"), "one commit");
     bench.complete(&got[0]).await;
 
     let other = bench.task(json!({})).await;

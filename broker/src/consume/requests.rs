@@ -7,6 +7,7 @@ use domain::{Code, Outcome, Problem, Status};
 use futures::future::FutureExt;
 use futures::{Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,8 @@ const GROUP: &str = "taffrail-processors";
 const DEAD: &str = "requests";
 /// Pause after a failure of NATS.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Requests taken in one go.
+const BURST: usize = 1_024;
 
 /// Serves requests until cancelled, then drains.
 pub(super) async fn run(consumer: &Consumer, cancel: CancellationToken) {
@@ -36,8 +39,15 @@ pub(super) async fn run(consumer: &Consumer, cancel: CancellationToken) {
         let subscribed = subscribe(&consumer.client, subjects, GROUP, &cancel).await;
         match subscribed {
             Ok(mut requests) => {
-                while let Some(message) = requests.next().await {
+                let mut taken = 0;
+                // Not in the runtime's usual small helpings: in a flood each of them would wait
+                // behind all other work, and the client drops what nobody takes.
+                while let Some(message) = unconstrained(requests.next()).await {
                     take(consumer, &tasks, &budget, message);
+                    taken += 1;
+                    if taken % BURST == 0 {
+                        yield_now().await;
+                    }
                 }
             }
             Err(error) => {
@@ -110,8 +120,12 @@ fn take(consumer: &Consumer, tasks: &TaskTracker, budget: &Budget, message: Mess
         Counters::count(&consumer.counters.busy);
         let answer = Decided::one(full(&message));
         let client = consumer.client.clone();
-        // Not tracked and not budgeted: one small message, and the connection holds back.
-        tokio::spawn(async move { send(&client, reply, &answer).await });
+        let mut sending = async move { send(&client, reply, &answer).await }.boxed();
+        // Mostly there is room for it at once.
+        if sending.as_mut().now_or_never().is_none() {
+            // Not tracked and not budgeted: one small message, and the connection holds back.
+            tokio::spawn(sending);
+        }
         return;
     };
     let headers = message.headers.as_ref();
