@@ -1,8 +1,11 @@
 //! What every decision is given, and what a refusal says.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use crate::problem::{Code, Problem};
+use crate::task::TaskTypes;
 
 /// An instant in UTC, to the microsecond (what the database keeps).
 pub type Timestamp = DateTime<Utc>;
@@ -14,6 +17,15 @@ pub struct Facts {
     pub now: Timestamp,
     /// Who asks.
     pub actor: String,
+    /// What is set for whole types of tasks.
+    pub task_types: Arc<TaskTypes>,
+}
+
+impl Facts {
+    /// A decision now, on this one's behalf, with nothing set for any type of task.
+    pub fn new(now: Timestamp, actor: impl Into<String>) -> Self {
+        Self { now, actor: actor.into(), task_types: Arc::default() }
+    }
 }
 
 /// A command with its facts: what the cqrs-es adapter hands to `decide`.

@@ -36,7 +36,7 @@ impl History {
     ) -> usize {
         let command = command.into();
         let now = self.now();
-        let facts = Facts { now, actor: "tester".into() };
+        let facts = Facts::new(now, "tester");
         let key = (tenant.clone(), Uuid::from_u128(stream));
         let (state, version) =
             self.streams.entry(key).or_insert_with(|| (Aggregate::new(command.stream_type()), 0));
@@ -150,10 +150,15 @@ fn step_of(what: u8, n: u128, token: u64, text: String) -> (u128, Command) {
         11 => by("fail", r#","error":"boom","retryable":false"#),
         12 => by("fail", r#","error":{"message":"boom"}"#),
         13 => by("release", ""),
-        14 => T::Block(domain::task::BlockTask { reason: "w".into(), lease_token: None }).into(),
+        14 => T::Block(domain::task::BlockTask {
+            reason: "w".into(),
+            lifted_by: vec![],
+            lease_token: None,
+        })
+        .into(),
         15 => T::Unblock(why()).into(),
         16 => T::Cancel(why()).into(),
-        17 => T::Requeue(why()).into(),
+        17 => T::Requeue(Default::default()).into(),
         18 => T::Archive(why()).into(),
         19 => {
             let new = RegisterAgent::named(format!("agent {n}"));

@@ -148,6 +148,46 @@ async fn a_claim_may_have_its_tasks_started_in_the_same_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_carries_what_describes_it_and_tells_that_it_is_late() {
+    let bench = Bench::new().await;
+    let soon = chrono::Utc::now() + Duration::from_secs(1);
+    let attachments = json!([{ "name": "brief", "url": "s3://b/brief.md" }]);
+    let task = bench
+        .task(json!({
+            "due_at": soon, "attachments": attachments, "estimate_ms": 60_000,
+            "acceptance_criteria": ["it plays"], "deliverables": ["a film"],
+        }))
+        .await;
+    let path = format!("tasks/{task}");
+    until("it is overdue", async || !bench.get(&path).await["overdue_at"].is_null()).await;
+    let late = bench.get(&path).await;
+    assert_eq!(late["overdue_at"], late["due_at"]);
+    assert_eq!(late["attachments"][0]["url"], attachments[0]["url"]);
+    assert_eq!((&late["estimate_ms"], &late["deliverables"]), (&json!(60_000), &json!(["a film"])));
+
+    let agent = bench.agent(json!({})).await;
+    let got = bench.claim(&agent, 1, 2_000).await;
+    let token = json!({ "lease_token": got[0]["lease"]["token"] });
+    let block = json!({ "reason": "no budget", "lifted_by": ["the treasurer"] });
+    bench.post(&format!("{path}/start"), token).await;
+    bench.post(&format!("{path}/block"), block).await;
+    let (status, problem) = bench.call(Method::POST, &format!("{path}/unblock"), json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    let why = bench.get(&format!("{path}/why")).await.to_string();
+    assert!(why.contains("no budget") && why.contains("the treasurer"), "{why}");
+
+    let (status, problem) = bench
+        .call(
+            Method::POST,
+            "tasks",
+            json!({ "title": "t", "attachments": [{ "name": "", "url": "u" }] }),
+        )
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(problem["errors"][0]["pointer"], json!("/attachments/0/name"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_started_for_a_claimant_who_has_gone_goes_to_the_next() {
     let bench = Bench::new().await;
     let (gone, next) = (bench.agent(json!({})).await, bench.agent(json!({})).await);

@@ -17,7 +17,7 @@ use crate::support::{self, SOON, TestDb};
 
 /// Events of one task, decided by its own rules.
 pub fn history(commands: &[(&str, &str)]) -> Vec<Event> {
-    let facts = Facts { now: Timestamp::UNIX_EPOCH, actor: "test".into() };
+    let facts = Facts::new(Timestamp::UNIX_EPOCH, "test");
     let mut state = Aggregate::new(StreamType::Task);
     let mut all = Vec::new();
     for (name, body) in commands {

@@ -11,7 +11,7 @@ use crate::support::{self, TestDb};
 
 fn submitted(title: &str) -> Event {
     let command = Command::from(TaskCommand::Submit(SubmitTask::titled(title)));
-    let facts = Facts { now: Timestamp::UNIX_EPOCH, actor: "test".into() };
+    let facts = Facts::new(Timestamp::UNIX_EPOCH, "test");
     let mut events = Aggregate::new(StreamType::Task).decide(&command, &facts).unwrap();
     events.remove(0)
 }

@@ -245,7 +245,7 @@ impl<H: Handler> Shop<H> {
 }
 
 fn failure(task: &Assignment, error: Json, retryable: bool) -> FailTask {
-    FailTask { lease_token: task.lease.token, error, retryable, class: None }
+    FailTask { lease_token: task.lease.token, error, retryable, class: None, retry_after_ms: None }
 }
 
 fn said(verdict: &Verdict) -> Option<String> {

@@ -9,7 +9,7 @@
 //!
 //! One process at a time runs them (lease row `managers`).
 
-mod leases;
+mod deadlines;
 mod operations;
 mod perform;
 mod roster;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use domain::{Outcome, Recorded, Timestamp};
 use uuid::Uuid;
 
-pub use leases::Leases;
+pub use deadlines::Deadlines;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
 pub use scheduler::{Gauges, QueueDepth, SchedulerHandle};

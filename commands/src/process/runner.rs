@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::operations::Operations;
 use super::perform::Session;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Leases, Manager, Source, Watchdog, operations, until};
+use super::{Deadlines, Manager, Source, Watchdog, operations, until};
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
 /// Events read at once.
@@ -28,11 +28,13 @@ const PROBE_EVERY: Duration = Duration::from_millis(500);
 pub struct ManagersConfig {
     /// How long [`Managers::run`] waits at its end for what is under way.
     pub grace: Duration,
+    /// How long dead letters are kept before they are archived; for ever when absent.
+    pub dead_letters_kept: Option<Duration>,
 }
 
 impl Default for ManagersConfig {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(2) }
+        Self { grace: Duration::from_secs(2), dead_letters_kept: None }
     }
 }
 
@@ -85,8 +87,9 @@ impl Managers {
             cancel: cancel.child_token(),
             tasks: TaskTracker::new(),
         });
-        let ended =
-            Run::new(session.clone(), self.works.clone()).until_cancelled(&self.handle).await;
+        let ended = Run::new(session.clone(), self.works.clone(), self.config.dead_letters_kept)
+            .until_cancelled(&self.handle)
+            .await;
         self.handle.set(None);
         session.cancel.cancel();
         session.tasks.close();
@@ -111,7 +114,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(session: Arc<Session>, works: Arc<[Arc<dyn Work>]>) -> Self {
+    fn new(
+        session: Arc<Session>,
+        works: Arc<[Arc<dyn Work>]>,
+        retention: Option<Duration>,
+    ) -> Self {
         let watched = session.clone();
         let signs = move |tenant: &_, agent| {
             let seen = watched.wire.observed(tenant, agent);
@@ -136,7 +143,7 @@ impl Run {
         Self {
             session,
             managers: vec![
-                Arc::new(Mutex::new(Leases::default())),
+                Arc::new(Mutex::new(Deadlines::new(retention))),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
             ],
             operations: Arc::default(),

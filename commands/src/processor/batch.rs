@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domain::task::TaskTypes;
 use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
     Status, TenantId, Timestamp, event_id,
@@ -13,8 +14,8 @@ use store::seeded::{Planted, planted};
 use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
 use uuid::Uuid;
 
-use super::Pending;
 use super::lookup::Known;
+use super::{Pending, ProcessorConfig};
 use crate::command::CommandEnvelope;
 
 /// A command id within its tenant.
@@ -70,6 +71,7 @@ pub(super) struct Decider {
     pub known: Known,
     pub now: Timestamp,
     pub stream_limit: u64,
+    pub task_types: Arc<TaskTypes>,
     batch: Batch,
     claims: HashSet<(TenantId, Claim)>,
     held_back: HashSet<StreamKey>,
@@ -80,11 +82,12 @@ impl Decider {
         known: Known,
         streams: HashMap<StreamKey, Snapshot>,
         now: Timestamp,
-        stream_limit: u64,
+        config: &ProcessorConfig,
     ) -> Self {
+        let (stream_limit, task_types) = (config.stream_limit, config.task_types.clone());
         let batch = Batch { streams, ..Batch::default() };
         let (claims, held_back) = (HashSet::new(), HashSet::new());
-        Self { known, now, stream_limit, batch, claims, held_back }
+        Self { known, now, stream_limit, task_types, batch, claims, held_back }
     }
 
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
@@ -158,7 +161,8 @@ impl Decider {
         if stream.version >= self.stream_limit {
             return Err(Refusal::new(Code::StreamTooLong, "the stream takes no more events"));
         }
-        let facts = Facts { now: self.now, actor: command.actor.clone() };
+        let (actor, task_types) = (command.actor.clone(), self.task_types.clone());
+        let facts = Facts { now: self.now, actor, task_types };
         // A fault in one rule must not take the batch with it.
         let events =
             catch_unwind(AssertUnwindSafe(|| stream.state.decide(&command.command, &facts)))

@@ -100,6 +100,7 @@ impl Engine {
             log,
             feed,
             clock,
+            careful_until: Instant::now() + config.careful,
             config,
             stats,
             token,
@@ -112,7 +113,6 @@ impl Engine {
             parked: VecDeque::new(),
             retries: VecDeque::new(),
             pause: Duration::ZERO,
-            careful_until: Instant::now() + config.careful,
             flights: FuturesOrdered::new(),
             lookup: None,
         })
@@ -301,7 +301,7 @@ impl Engine {
                 if !known.results.is_empty() {
                     self.careful_until = Instant::now() + self.config.careful;
                 }
-                let decider = Decider::new(known, live, self.clock.now(), self.config.stream_limit);
+                let decider = Decider::new(known, live, self.clock.now(), &self.config);
                 let batch = decider.decide(commands);
                 self.launch(batch, writer);
             }

@@ -14,6 +14,7 @@ mod stats;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::task::TaskTypes;
 use domain::{Code, Outcome, Problem, Status};
 use store::StreamKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +26,7 @@ pub use role::{ProcessorRole, processor};
 pub use stats::{LATENCY_BOUNDS_US, Stats, StatsSnapshot};
 
 /// What bounds the processor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ProcessorConfig {
     /// Commands that may wait; beyond that callers hear `busy`.
     pub queue: usize,
@@ -45,6 +46,8 @@ pub struct ProcessorConfig {
     /// repeats come in swarms, when something in between has failed. In quiet times an id is
     /// taken for new, and the log's unique keys tell if it is not.
     pub careful: Duration,
+    /// What is set for whole types of tasks.
+    pub task_types: Arc<TaskTypes>,
 }
 
 impl Default for ProcessorConfig {
@@ -58,6 +61,7 @@ impl Default for ProcessorConfig {
             stream_limit: 50_000,
             snapshot_every: 200,
             careful: Duration::from_secs(5),
+            task_types: Arc::default(),
         }
     }
 }

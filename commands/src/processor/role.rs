@@ -110,7 +110,7 @@ impl ProcessorRole {
             self.log.clone(),
             self.feed.clone(),
             self.clock.clone(),
-            self.config,
+            self.config.clone(),
             self.stats.clone(),
             lease.token,
         )

@@ -43,6 +43,15 @@ pub struct Task {
     pub submitted_at: Timestamp,
     /// When the current attempt began.
     pub started_at: Option<Timestamp>,
+    /// When it should be done.
+    #[serde(default)]
+    pub due_at: Option<Timestamp>,
+    /// That this time has passed was recorded.
+    #[serde(default)]
+    pub overdue: bool,
+    /// Who may unblock it; nobody named: anybody.
+    #[serde(default)]
+    pub lifted_by: Vec<String>,
     /// What was handed in for review.
     pub result: Json,
     /// Off every list.
@@ -150,10 +159,16 @@ impl Task {
             }
             (S::Assigned | S::InProgress, C::Block(by)) => {
                 let lease = self.held_if_said(by.lease_token)?;
-                let blocked = E::Blocked(TaskBlocked { reason: by.reason.clone() });
+                let (reason, lifted_by) = (by.reason.clone(), by.lifted_by.clone());
+                let blocked = E::Blocked(TaskBlocked { reason, lifted_by });
                 Ok(self.begun(lease, facts).with(blocked))
             }
             (S::Blocked, C::Unblock(why)) => {
+                if !self.lifted_by.is_empty() && !self.lifted_by.contains(&facts.actor) {
+                    let who = self.lifted_by.join(", ");
+                    let detail = format!("only {who} may unblock it, not {}", facts.actor);
+                    return Err(Refusal::new(Code::Forbidden, detail));
+                }
                 Ok(vec![E::Unblocked(TaskNoted { reason: why.reason.clone() })])
             }
             (S::Assigned | S::InProgress, C::SubmitForReview(by)) => {
@@ -179,8 +194,12 @@ impl Task {
                 Ok(vec![E::Cancelled(TaskEnded { queue: queue(), reason: why.reason.clone() })])
             }
             (S::Inbox | S::Failed | S::Dead, C::Requeue(why)) => {
-                Ok(vec![E::Requeued(TaskEnded { queue: queue(), reason: why.reason.clone() })])
+                let changed = why.changes.clone().map(E::Updated);
+                let requeued =
+                    E::Requeued(TaskEnded { queue: queue(), reason: why.reason.clone() });
+                Ok(changed.into_iter().chain([requeued]).collect())
             }
+            (state, C::MarkOverdue(_)) if !state.is_final() => self.marked_overdue(state, facts),
             (S::Failed | S::Dead, C::Discard(why)) => {
                 let reason = why.reason.clone().or_else(|| Some("discarded".into()));
                 Ok(vec![E::Archived(TaskNoted { reason })])
@@ -212,6 +231,7 @@ impl Task {
                 | C::Discard(_)
                 | C::Archive(_)
                 | C::ExpireLease(_)
+                | C::MarkOverdue(_)
                 | C::Submit(_),
             ) => illegal(),
         }
@@ -227,8 +247,16 @@ impl Task {
                 self.submitted_at = new.submitted_at;
                 self.queue.clone_from(&new.queue);
                 self.retry = new.retry.clone();
+                self.due_at = new.due_at;
             }
-            E::Updated(_) | E::Progressed(_) => {}
+            E::Updated(changes) => {
+                if let Some(due_at) = changes.due_at {
+                    self.due_at = due_at;
+                    self.overdue = false;
+                }
+            }
+            E::Overdue(_) => self.overdue = true,
+            E::Progressed(_) => {}
             E::Assigned(to) => {
                 self.state = Some(TaskState::Assigned);
                 self.attempt = to.attempt;
@@ -248,7 +276,10 @@ impl Task {
                 self.state = Some(TaskState::InProgress);
                 self.started_at = Some(start.started_at);
             }
-            E::Blocked(_) => self.state = Some(TaskState::Blocked),
+            E::Blocked(by) => {
+                self.state = Some(TaskState::Blocked);
+                self.lifted_by.clone_from(&by.lifted_by);
+            }
             E::Unblocked(_) => self.state = Some(TaskState::InProgress),
             E::ReviewRequested(asked) => {
                 self.result = asked.result.clone();
@@ -348,7 +379,9 @@ impl Task {
             attempt: self.attempt,
             error: by.error.clone(),
             class: by.class.clone(),
-            retry_at: again.then(|| later(facts.now, self.backoff_ms(facts))),
+            retry_at: again.then(|| {
+                later(facts.now, by.retry_after_ms.unwrap_or_else(|| self.backoff_ms(facts)))
+            }),
             queue: self.queue.clone(),
         });
         let (error, queue) = (by.error.clone(), self.queue.clone());
@@ -384,15 +417,28 @@ impl Task {
         [event].into_iter().chain(dead).collect()
     }
 
-    /// Exponential backoff with equal jitter: half of the wait is certain, the other
-    /// half spread (AWS Architecture Blog, "Exponential Backoff And Jitter"). The
-    /// spread comes from the instant of the decision, so a replay waits as long.
+    /// That its time has passed is recorded once, and not a moment early.
+    fn marked_overdue(&self, state: TaskState, facts: &Facts) -> Result<Vec<TaskEvent>, Refusal> {
+        let due_at = self.due_at.filter(|due_at| *due_at <= facts.now);
+        let Some(due_at) = due_at else {
+            return Err(Refusal::new(Code::NotPossible, "its time has not passed"));
+        };
+        if self.overdue {
+            return Ok(vec![]);
+        }
+        let queue = self.queue.clone();
+        Ok(vec![TaskEvent::Overdue(TaskOverdue { due_at, state, queue })])
+    }
+
+    /// Exponential backoff with full jitter: anything up to the doubled wait (AWS
+    /// Architecture Blog, "Exponential Backoff And Jitter"). The spread comes from the
+    /// instant of the decision, so a replay waits as long.
     fn backoff_ms(&self, facts: &Facts) -> u64 {
         let doublings = self.attempt.saturating_sub(1).min(31);
         let full = self.retry.backoff_ms.saturating_mul(1 << doublings);
         let full = full.min(self.retry.backoff_max_ms).min(MAX_LEASE_MS);
         let spread = u64::from(facts.now.timestamp_subsec_micros()) % 1_000;
-        full / 2 + (full - full / 2) * spread / 999
+        full * spread / 999
     }
 
     fn end_lease(&mut self, state: TaskState) {
@@ -450,6 +496,7 @@ fn shown(command: &TaskCommand) -> Option<u64> {
         | C::Reassign(_)
         | C::Unassign(_)
         | C::Discard(_)
+        | C::MarkOverdue(_)
         | C::Archive(_) => None,
     }
 }
@@ -460,6 +507,7 @@ fn millis(from: Timestamp, to: Timestamp) -> u64 {
 
 fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
     let new = new.clone();
+    let retry = facts.task_types.get(&new.kind).map(|kind| kind.retry.clone()).unwrap_or_default();
     TaskSubmitted {
         title: new.title,
         description: new.description,
@@ -476,8 +524,12 @@ fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
         run_at: new.run_at,
         triage: new.triage,
         concurrency_key: new.concurrency_key,
-        retry: new.retry,
+        retry: new.retry.unwrap_or(retry),
         submitted_at: facts.now,
+        attachments: new.attachments,
+        estimate_ms: new.estimate_ms,
+        acceptance_criteria: new.acceptance_criteria,
+        deliverables: new.deliverables,
     }
 }
 

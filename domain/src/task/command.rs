@@ -1,5 +1,7 @@
 //! What can be asked of a task. Field names are the contract's.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -16,6 +18,8 @@ pub const DEFAULT_LEASE_MS: u64 = 30_000;
 pub const MIN_LEASE_MS: u64 = 1_000;
 /// Longest lease: a day.
 pub const MAX_LEASE_MS: u64 = 86_400_000;
+/// Longest estimate: ten years, a bound against slips of the unit.
+const MAX_ESTIMATE_MS: u64 = 10 * 365 * 86_400_000;
 
 commands! {
     /// The commands of a task.
@@ -50,8 +54,8 @@ commands! {
         Release(ReleaseTask) = "release",
         /// Nobody is to do it any more.
         Cancel(Reason) = "cancel",
-        /// Into the queue: out of the inbox, or revived after failing.
-        Requeue(Reason) = "requeue",
+        /// Into the queue: out of the inbox, or revived after failing, changed on the way.
+        Requeue(RequeueTask) = "requeue",
         /// Takes it from its agent and gives it to another.
         Reassign(AssignTask) = "reassign",
         /// Takes it from its agent.
@@ -62,6 +66,8 @@ commands! {
         Archive(Reason) = "archive",
         /// The scheduler noticed that the lease has run out.
         ExpireLease(ExpireLease) = "expire_lease",
+        /// The time at which it should have been done has passed.
+        MarkOverdue(Reason) = "mark_overdue",
     }
 }
 
@@ -99,6 +105,23 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self { max_attempts: 3, backoff_ms: 1_000, backoff_max_ms: 60_000, retryable: None }
+    }
+}
+
+/// What is set for tasks of one type, by the type's name.
+pub type TaskTypes = BTreeMap<String, TaskType>;
+
+/// What holds for tasks of one type that say nothing themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskType {
+    /// How failures are tried again.
+    pub retry: RetryPolicy,
+}
+
+impl Body for TaskType {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        self.retry.check(Check::default(), "retry").done()
     }
 }
 
@@ -150,9 +173,91 @@ pub struct SubmitTask {
     /// Tasks with the same key run one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency_key: Option<String>,
-    /// How failures are tried again.
-    #[serde(default)]
-    pub retry: RetryPolicy,
+    /// How failures are tried again; absent: as set for its type, or three attempts.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// What belongs to it, by reference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// How long it is thought to take, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_ms: Option<u64>,
+    /// What must hold for it to be accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance_criteria: Vec<String>,
+    /// What it is to bring about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliverables: Vec<String>,
+}
+
+/// Something that belongs to a task; the thing itself is kept elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// What people call it.
+    pub name: String,
+    /// Where it is: a URL, or whatever the agents understand.
+    pub url: String,
+    /// Its media type, such as `text/markdown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// SHA-256 of its bytes, as 64 lower-case hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// The rules for what describes a task beside its title, for submission and update alike.
+fn check_described(
+    check: Check,
+    attachments: &[Attachment],
+    acceptance_criteria: &[String],
+    deliverables: &[String],
+) -> Check {
+    let mut check = check
+        .rule(attachments.len() <= 64, "attachments", "too_many", "at most 64 entries")
+        .rule(
+            acceptance_criteria.len() <= 64,
+            "acceptance_criteria",
+            "too_many",
+            "at most 64 entries",
+        )
+        .rule(deliverables.len() <= 64, "deliverables", "too_many", "at most 64 entries");
+    for (nth, attachment) in attachments.iter().enumerate().take(64) {
+        let field = |name: &str| format!("attachments/{nth}/{name}");
+        let hex = |text: &String| {
+            text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        check = check
+            .text(&field("name"), &attachment.name, 1, 255)
+            .text(&field("url"), &attachment.url, 1, 2_048)
+            .maybe(&field("media_type"), attachment.media_type.as_ref(), 255)
+            .rule(
+                attachment.sha256.as_ref().is_none_or(hex),
+                &field("sha256"),
+                "malformed",
+                "64 lower-case hex digits",
+            );
+    }
+    for (list, texts) in
+        [("acceptance_criteria", acceptance_criteria), ("deliverables", deliverables)]
+    {
+        for (nth, text) in texts.iter().enumerate().take(64) {
+            check = check.text(&format!("{list}/{nth}"), text, 1, 2_000);
+        }
+    }
+    check
+}
+
+impl RetryPolicy {
+    /// The limits of a policy, as fields below `at`.
+    pub(crate) fn check(&self, check: Check, at: &str) -> Check {
+        let field = |name: &str| format!("{at}/{name}");
+        check
+            .range(&field("max_attempts"), self.max_attempts.into(), 1, 100)
+            .range(&field("backoff_ms"), self.backoff_ms, 0, MAX_LEASE_MS)
+            .range(&field("backoff_max_ms"), self.backoff_max_ms, 0, MAX_LEASE_MS)
+            .words(&field("retryable"), self.retryable.as_deref().unwrap_or_default(), 64)
+    }
 }
 
 impl SubmitTask {
@@ -174,14 +279,18 @@ impl SubmitTask {
             run_at: None,
             triage: false,
             concurrency_key: None,
-            retry: RetryPolicy::default(),
+            retry: None,
+            attachments: Vec::new(),
+            estimate_ms: None,
+            acceptance_criteria: Vec::new(),
+            deliverables: Vec::new(),
         }
     }
 }
 
 impl Body for SubmitTask {
     fn check(&self) -> Result<(), Vec<FieldError>> {
-        Check::default()
+        let check = Check::default()
             .text("title", &self.title, 1, 500)
             .maybe("description", self.description.as_ref(), 65_536)
             .token("type", &self.kind)
@@ -194,11 +303,17 @@ impl Body for SubmitTask {
             .time("due_at", self.due_at)
             .time("run_at", self.run_at)
             .maybe("concurrency_key", self.concurrency_key.as_ref(), 128)
-            .range("retry/max_attempts", self.retry.max_attempts.into(), 1, 100)
-            .range("retry/backoff_ms", self.retry.backoff_ms, 0, MAX_LEASE_MS)
-            .range("retry/backoff_max_ms", self.retry.backoff_max_ms, 0, MAX_LEASE_MS)
-            .words("retry/retryable", self.retry.retryable.as_deref().unwrap_or_default(), 64)
-            .done()
+            .range("estimate_ms", self.estimate_ms.unwrap_or(0), 0, MAX_ESTIMATE_MS);
+        let check = check_described(
+            check,
+            &self.attachments,
+            &self.acceptance_criteria,
+            &self.deliverables,
+        );
+        match &self.retry {
+            Some(retry) => retry.check(check, "retry").done(),
+            None => check.done(),
+        }
     }
 }
 
@@ -233,6 +348,18 @@ pub struct UpdateTask {
     /// See [`SubmitTask::run_at`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Option<DateTime<Utc>>>,
+    /// See [`SubmitTask::attachments`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<Vec<Attachment>>,
+    /// See [`SubmitTask::estimate_ms`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub estimate_ms: Option<Option<u64>>,
+    /// See [`SubmitTask::acceptance_criteria`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub acceptance_criteria: Option<Vec<String>>,
+    /// See [`SubmitTask::deliverables`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub deliverables: Option<Vec<String>>,
 }
 
 impl Body for UpdateTask {
@@ -243,7 +370,14 @@ impl Body for UpdateTask {
             .words("assignees", self.assignees.as_deref().unwrap_or_default(), 64)
             .time("due_at", self.due_at.flatten())
             .time("run_at", self.run_at.flatten())
+            .range("estimate_ms", self.estimate_ms.flatten().unwrap_or(0), 0, MAX_ESTIMATE_MS)
             .rule(*self != Self::default(), "", "empty", "at least one field must be given");
+        check = check_described(
+            check,
+            self.attachments.as_deref().unwrap_or_default(),
+            self.acceptance_criteria.as_deref().unwrap_or_default(),
+            self.deliverables.as_deref().unwrap_or_default(),
+        );
         if let Some(title) = &self.title {
             check = check.text("title", title, 1, 500);
         }
@@ -349,12 +483,47 @@ impl Body for Reason {
     }
 }
 
+/// Back into the queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequeueTask {
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is to be different this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<UpdateTask>,
+}
+
+impl Body for RequeueTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        let reason = Check::default().maybe("reason", self.reason.as_ref(), 2_000).done();
+        let changes = self.changes.as_ref().map_or(Ok(()), Body::check).map_err(|faults| {
+            let below = |fault: FieldError| FieldError {
+                pointer: format!("/changes{}", fault.pointer),
+                ..fault
+            };
+            faults.into_iter().map(below).collect::<Vec<_>>()
+        });
+        match (reason, changes) {
+            (Ok(()), changes) => changes,
+            (Err(mut faults), changes) => {
+                faults.extend(changes.err().unwrap_or_default());
+                Err(faults)
+            }
+        }
+    }
+}
+
 /// It can't go on for now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlockTask {
     /// What it waits for.
     pub reason: String,
+    /// Who may unblock it, by the name that their commands carry; nobody named: anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lifted_by: Vec<String>,
     /// The token, when the agent itself says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_token: Option<u64>,
@@ -362,7 +531,10 @@ pub struct BlockTask {
 
 impl Body for BlockTask {
     fn check(&self) -> Result<(), Vec<FieldError>> {
-        Check::default().text("reason", &self.reason, 1, 2_000).done()
+        Check::default()
+            .text("reason", &self.reason, 1, 2_000)
+            .words("lifted_by", &self.lifted_by, 64)
+            .done()
     }
 }
 
@@ -415,11 +587,19 @@ pub struct FailTask {
     /// The error's class, held against the task's `retry.retryable`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    /// When another attempt is worth it, in milliseconds from now, instead of the backoff: what
+    /// a service that was asked too often says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Body for FailTask {
     fn check(&self) -> Result<(), Vec<FieldError>> {
-        Check::default().value("error", &self.error).maybe("class", self.class.as_ref(), 128).done()
+        Check::default()
+            .value("error", &self.error)
+            .maybe("class", self.class.as_ref(), 128)
+            .range("retry_after_ms", self.retry_after_ms.unwrap_or(0), 0, MAX_LEASE_MS)
+            .done()
     }
 }
 

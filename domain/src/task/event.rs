@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::command::RetryPolicy;
+use super::command::{Attachment, RetryPolicy};
+use super::state::TaskState;
 use super::upcast::UPCASTS;
 use crate::ids::{AgentId, TaskId};
 use crate::json::Json;
@@ -57,6 +58,8 @@ events! {
         Requeued(TaskEnded) = "requeued" v 1,
         /// It is off every list.
         Archived(TaskNoted) = "archived" v 1,
+        /// It should have been done by now and is not.
+        Overdue(TaskOverdue) = "overdue" v 1,
     }
 }
 
@@ -87,6 +90,14 @@ pub struct TaskSubmitted {
     pub concurrency_key: Option<String>,
     pub retry: RetryPolicy,
     pub submitted_at: DateTime<Utc>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance_criteria: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliverables: Vec<String>,
 }
 
 /// What changed; an absent field stayed, a `null` was cleared.
@@ -154,6 +165,20 @@ pub struct TaskProgressed {
 pub struct TaskBlocked {
     /// What it waits for.
     pub reason: String,
+    /// Who may unblock it; nobody named: anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lifted_by: Vec<String>,
+}
+
+/// It should have been done by now and is not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskOverdue {
+    /// The time that has passed.
+    pub due_at: DateTime<Utc>,
+    /// Where it stands instead.
+    pub state: TaskState,
+    /// The task's queue.
+    pub queue: String,
 }
 
 /// It happened, perhaps for a reason.

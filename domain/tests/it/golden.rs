@@ -132,8 +132,15 @@ fn bless(root: &Path) -> io::Result<()> {
     };
     for (folder, payloads) in &distinct {
         fs::create_dir_all(root.join(folder))?;
-        for (n, payload) in payloads.iter().enumerate() {
-            add(&format!("{folder}/{}.json", n + 1), payload)?;
+        let path = |n: usize| root.join(format!("{folder}/{n}.json"));
+        for payload in payloads {
+            // What an older release wrote stays; what this one writes otherwise comes beside it.
+            let known = (1..).map(path).take_while(|path| path.exists());
+            if known.map(fs::read).any(|bytes| bytes.is_ok_and(|bytes| bytes == *payload)) {
+                continue;
+            }
+            let free = (1..).map(path).find(|path| !path.exists());
+            fs::write(free.expect("a number that is free"), payload)?;
         }
     }
     for (name, bytes) in files(root)? {

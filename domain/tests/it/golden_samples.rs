@@ -14,7 +14,8 @@ enum Style {
     Odd,
 }
 
-/// Lives that between them meet every event; `~` lets the lease run out before.
+/// Lives that between them meet every event; `~` lets the lease run out before, `due` gives a
+/// task a time to be done by.
 const LIVES: &[(StreamType, &str)] = &[
     (
         StreamType::Task,
@@ -24,6 +25,7 @@ const LIVES: &[(StreamType, &str)] = &[
     ),
     (StreamType::Task, "submit assign ~expire_lease assign fail! requeue cancel archive"),
     (StreamType::Task, "submit assign complete archive"),
+    (StreamType::Task, "submit due ~mark_overdue cancel"),
     (
         StreamType::Task,
         "submit assign start fail assign start fail assign start fail requeue assign fail! discard",
@@ -61,7 +63,10 @@ fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
         } else {
             TimeDelta::microseconds(1_234_567)
         };
-        let body = body(&state, kind, name, style, word.ends_with('!'));
+        let (name, body) = match name {
+            "due" => ("update", format!(r#"{{"due_at":"2026-01-01T00:00:1{}Z"}}"#, style as u8)),
+            name => (name, body(&state, kind, name, style, word.ends_with('!'))),
+        };
         let command = Command::parse(kind, name, body.as_bytes());
         let command = command.unwrap_or_else(|problem| panic!("{kind} {word}: {problem:?}"));
         let events = state.decide(&command, &facts(now));
@@ -139,7 +144,9 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             "parent_id":"0192f0c0-0000-7000-8000-0000000000aa",
             "depends_on":["0192f0c0-0000-7000-8000-0000000000ab"],
             "due_at":"2026-06-01T12:00:00Z","run_at":"2026-01-01T00:00:00.5Z",
-            "concurrency_key":"film-7",
+            "concurrency_key":"film-7","estimate_ms":90000,
+            "attachments":[{"name":"script","url":"s3://b/script","media_type":"text/plain"}],
+            "acceptance_criteria":["it plays"],"deliverables":["a film"],
             "retry":{"max_attempts":3,"backoff_ms":500,"backoff_max_ms":9000,"retryable":["net"]}"#
         }
         (StreamType::Task, "update") => {
@@ -151,9 +158,11 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             r#""percent":42.5,"message":"half way","data":{"frame":21}"#
         }
         (StreamType::Task, "complete" | "submit_for_review") => r#""result":{"url":"s3://b/k"}"#,
-        (StreamType::Task, "fail") => r#""error":{"exit":137},"class":"net""#,
+        (StreamType::Task, "fail") => r#""error":{"exit":137},"class":"net","retry_after_ms":1500"#,
         (StreamType::Task, "extend") => r#""lease_ms":90000"#,
-        (StreamType::Task, "start" | "block" | "expire_lease") => "",
+        (StreamType::Task, "block") => r#""lifted_by":["test"]"#,
+        (StreamType::Task, "start" | "expire_lease") => "",
+        (StreamType::Task, "requeue") => r#""reason":"mended","changes":{"priority":"high"}"#,
         (StreamType::Agent, "register") => {
             r#""role":"coder","capabilities":["rust"],"labels":["gpu"],"slots":4,
             "memory_context":"likes tests","profile":{"command":["run"]},"version":"1.2.3",

@@ -12,7 +12,7 @@ pub fn at(ms: i64) -> Timestamp {
 }
 
 pub fn facts(now: Timestamp) -> Facts {
-    Facts { now, actor: "test".into() }
+    Facts::new(now, "test")
 }
 
 /// What a command leads to at an instant, after a history.

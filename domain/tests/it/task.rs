@@ -15,7 +15,7 @@ pub fn when(given: &[E], command: C) -> Result<Vec<E>, domain::Refusal> {
 }
 
 pub fn submitted_with(retry: RetryPolicy) -> E {
-    let new = SubmitTask { retry, ..SubmitTask::titled("count the stars") };
+    let new = SubmitTask { retry: Some(retry), ..SubmitTask::titled("count the stars") };
     let events = Task::default().decide(&C::Submit(new), &facts(at(0))).expect("accepted");
     events.into_iter().next().expect("one event")
 }
@@ -160,6 +160,37 @@ fn a_repeated_assignment_to_the_same_agent_adds_nothing() {
 }
 
 #[test]
+fn that_a_task_is_overdue_is_recorded_once_and_not_early() {
+    let E::Submitted(new) = submitted() else { return };
+    let due = E::Submitted(TaskSubmitted { due_at: Some(at(500)), ..new });
+    let mark = || C::MarkOverdue(Reason::default());
+    let when = |given: &[E], ms| decide::<Task, C>(given, mark(), at(ms));
+    assert_eq!(code(when(&[due.clone()], 499)), Code::NotPossible);
+    let late = when(&[due.clone()], 500).unwrap();
+    assert!(matches!(&late[..], [E::Overdue(late)] if late.due_at == at(500)), "{late:?}");
+    assert_eq!(when(&[due.clone(), late[0].clone()], 900), Ok(vec![]));
+    // A new date is a new promise.
+    let moved = UpdateTask { due_at: Some(Some(at(700))), ..UpdateTask::default() };
+    let given = [due, late[0].clone(), E::Updated(moved)];
+    assert_eq!(code(when(&given, 699)), Code::NotPossible);
+    assert_eq!(when(&given, 700).unwrap().len(), 1);
+}
+
+#[test]
+fn a_block_is_lifted_by_whom_it_names() {
+    let lifted_by = vec!["team-lead".to_owned()];
+    let blocked = E::Blocked(TaskBlocked { reason: "budget".into(), lifted_by });
+    let mut task = Task::default();
+    [submitted(), assigned(1, 1), started(1), blocked].iter().for_each(|e| task.apply(e));
+    let lift = |actor: &str| {
+        let facts = domain::Facts { actor: actor.into(), ..facts(at(1)) };
+        task.decide(&C::Unblock(Reason::default()), &facts)
+    };
+    assert_eq!(lift("test").unwrap_err().code, Code::Forbidden);
+    assert!(lift("team-lead").is_ok());
+}
+
+#[test]
 fn a_repeated_start_adds_nothing() {
     let given = [submitted(), assigned(1, 1), started(1)];
     assert_eq!(when(&given, C::Start(StartTask { lease_token: 1 })), Ok(vec![]));
@@ -170,7 +201,7 @@ fn an_answer_without_a_start_implies_it() {
     let given = [submitted(), assigned(1, 1)];
     let progress =
         ProgressTask { lease_token: 1, percent: Some(50.0), message: None, data: Json::null() };
-    let block = BlockTask { reason: "no key".into(), lease_token: None };
+    let block = BlockTask { reason: "no key".into(), lifted_by: vec![], lease_token: None };
     let review = SubmitForReview { lease_token: Some(1), result: Json::null() };
     for (command, second) in [
         (completed(1), "completed"),
@@ -246,7 +277,8 @@ fn an_attempt_that_was_taken_or_handed_back_does_not_count() {
 
 #[test]
 fn an_operator_blocks_and_unblocks_without_a_token() {
-    let block = C::Block(BlockTask { reason: "budget".into(), lease_token: None });
+    let block =
+        C::Block(BlockTask { reason: "budget".into(), lifted_by: vec![], lease_token: None });
     let mut given = vec![submitted(), assigned(1, 1), started(1)];
     given.extend(when(&given, block).expect("accepted"));
     let events = when(&given, C::Unblock(Reason::default()));
@@ -256,7 +288,8 @@ fn an_operator_blocks_and_unblocks_without_a_token() {
 #[test]
 fn an_archived_task_takes_no_command() {
     let given = [submitted(), E::Cancelled(ended()), E::Archived(noted())];
-    for command in [C::Archive(Reason::default()), C::Requeue(Reason::default()), completed(1)] {
+    for command in [C::Archive(Reason::default()), C::Requeue(RequeueTask::default()), completed(1)]
+    {
         let refusal = when(&given, command).expect_err("refused");
         assert_eq!(refusal.code, Code::IllegalTransition);
         assert_eq!(refusal.state.as_deref(), Some("archived"));
@@ -297,8 +330,13 @@ fn the_end_of_the_calendar_is_no_panic() {
         retryable: None,
     };
     let given = [submitted_with(retry), assigned(1_000_000, u64::MAX - 1), started(1)];
-    let fail =
-        FailTask { lease_token: u64::MAX - 1, error: Json::null(), retryable: true, class: None };
+    let fail = FailTask {
+        lease_token: u64::MAX - 1,
+        error: Json::null(),
+        retryable: true,
+        class: None,
+        retry_after_ms: None,
+    };
     let extend = ExtendTask { lease_token: u64::MAX - 1, lease_ms: Some(u64::MAX) };
     for now in [Timestamp::MAX_UTC, Timestamp::MIN_UTC] {
         for command in [C::Fail(fail.clone()), C::Extend(extend.clone()), C::Reassign(to(2))] {

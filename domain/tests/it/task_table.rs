@@ -8,27 +8,36 @@ use crate::task::*;
 
 /// `state | command=events…`; whatever a row does not name is refused there.
 const TABLE: &str = "
-inbox       | update=updated assign=assigned requeue=requeued cancel=cancelled archive=archived
-queued      | update=updated assign=assigned cancel=cancelled archive=archived
-assigned    | update=updated assign= start=started progress=started+progressed block=started+blocked
+inbox       | mark_overdue=overdue update=updated assign=assigned requeue=requeued cancel=cancelled archive=archived
+queued      | mark_overdue=overdue update=updated assign=assigned cancel=cancelled archive=archived
+assigned    | mark_overdue=overdue update=updated assign= start=started progress=started+progressed block=started+blocked
 assigned    | submit_for_review=started+review_requested complete=started+completed
 assigned    | fail=attempt_failed extend=lease_extended release=released unassign=unassigned
 assigned    | reassign=unassigned+assigned cancel=cancelled expire_lease=lease_expired
-in_progress | update=updated start= progress=progressed block=blocked
+in_progress | mark_overdue=overdue update=updated start= progress=progressed block=blocked
 in_progress | submit_for_review=review_requested complete=completed fail=attempt_failed
 in_progress | extend=lease_extended release=released unassign=unassigned
 in_progress | reassign=unassigned+assigned cancel=cancelled expire_lease=lease_expired
-blocked     | update=updated unblock=unblocked complete=completed fail=attempt_failed
+blocked     | mark_overdue=overdue update=updated unblock=unblocked complete=completed fail=attempt_failed
 blocked     | extend=lease_extended release=released unassign=unassigned
 blocked     | reassign=unassigned+assigned cancel=cancelled expire_lease=lease_expired
-review      | update=updated approve=approved+completed reject=rejected cancel=cancelled
+review      | mark_overdue=overdue update=updated approve=approved+completed reject=rejected cancel=cancelled
 done        | archive=archived
 failed      | requeue=requeued discard=archived archive=archived
 dead        | requeue=requeued discard=archived archive=archived
 cancelled   | archive=archived
 ";
 
+/// A history that leaves a task in a state, its time passed.
 fn history(state: TaskState) -> Vec<E> {
+    let mut events = history_on_time(state);
+    if let Some(E::Submitted(new)) = events.first_mut() {
+        new.due_at = Some(at(1));
+    }
+    events
+}
+
+fn history_on_time(state: TaskState) -> Vec<E> {
     use TaskState as S;
     let (queue, error) = ("default".to_owned(), Json::null());
     let held = [submitted(), assigned(1, 1)];
@@ -41,7 +50,7 @@ fn history(state: TaskState) -> Vec<E> {
         S::Queued => vec![submitted()],
         S::Assigned => held.to_vec(),
         S::InProgress => [held.to_vec(), vec![started(1)]].concat(),
-        S::Blocked => with(E::Blocked(TaskBlocked { reason: "r".into() })),
+        S::Blocked => with(E::Blocked(TaskBlocked { reason: "r".into(), lifted_by: vec![] })),
         S::Review => with(E::ReviewRequested(TaskReviewRequested { result: Json::null() })),
         S::Done => with(E::Completed(TaskCompleted {
             agent_id: None,
@@ -112,11 +121,19 @@ fn every_command_in_every_state_does_what_the_table_says() {
 }
 
 #[test]
+fn the_documented_table_is_the_one_that_holds() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tasks.md");
+    let text = std::fs::read_to_string(path).expect("docs/tasks.md");
+    assert!(text.contains(TABLE.trim_start()), "docs/tasks.md shows another table");
+}
+
+#[test]
 fn a_refusal_lists_exactly_what_would_have_an_effect() {
     for state in TaskState::ALL {
-        // The expiry of a lease is the scheduler's to record, a repeat is no step.
+        // What comes due is the managers' to record, a repeat is no step.
         let effective = |name: &&'static str| {
-            *name != "expire_lease" && row(state, name).is_some_and(|events| !events.is_empty())
+            !["expire_lease", "mark_overdue"].contains(name)
+                && row(state, name).is_some_and(|events| !events.is_empty())
         };
         let mut expected: Vec<&str> = C::NAMES.iter().copied().filter(effective).collect();
         let mut listed = state.allowed().to_vec();

@@ -237,7 +237,7 @@ async fn rehearse(
         Some(snapshot) => (snapshot.version, snapshot.state.clone()),
         None => (0, Aggregate::new(command.stream_type())),
     };
-    let facts = Facts { now: app.doors.clock.now(), actor: call.caller.principal.to_string() };
+    let facts = Facts::new(app.doors.clock.now(), call.caller.principal.to_string());
     state.decide(command, &facts).map_err(|refusal| Problem::from(&refusal))?;
     if expected_version.is_some_and(|expected| expected != version) {
         let detail = format!("the current version is {version}");

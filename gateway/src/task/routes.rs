@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use domain::task::{Reason, SubmitTask, UpdateTask};
+use domain::task::{Reason, RequeueTask, SubmitTask, UpdateTask};
 use domain::{Command, StreamType, TaskId};
 use projections::Model;
 use projections::tasks::TaskView;
@@ -108,8 +108,9 @@ pub async fn command_task(
     change(&app, &call, Target::Known(id), command).await
 }
 
-/// Revives a failed or dead task: back into its queue with all its attempts.
-#[utoipa::path(post, path = "/dead-letters/{task_id}/requeue", tag = "dead letters", params(("task_id" = TaskId, Path)), request_body = Reason, responses(
+/// Revives a failed or dead task: back into its queue with all its attempts, changed on the way
+/// if `changes` says so.
+#[utoipa::path(post, path = "/dead-letters/{task_id}/requeue", tag = "dead letters", params(("task_id" = TaskId, Path)), request_body = RequeueTask, responses(
     (status = 200, description = "Queued again", body = Changed),
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),

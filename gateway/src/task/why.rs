@@ -158,7 +158,7 @@ fn reasons(task: &TaskView, facts: &Facts<'_>) -> Vec<WhyReason> {
             one(WhyReason::new("running", "its agent is at it").until(task.lease_expires_at))
         }
         TaskState::Blocked => {
-            let reason = WhyReason::new("blocked", "its agent can't go on; see its events for why");
+            let reason = WhyReason::new("blocked", blocked(task));
             one(reason.until(task.lease_expires_at))
         }
         TaskState::Review => {
@@ -167,6 +167,15 @@ fn reasons(task: &TaskView, facts: &Facts<'_>) -> Vec<WhyReason> {
         TaskState::Done | TaskState::Failed | TaskState::Dead | TaskState::Cancelled => {
             one(WhyReason::new("ended", format!("it has come to its end: {}", task.state.as_str())))
         }
+    }
+}
+
+/// What a blocked task waits for, and who may lift it.
+fn blocked(task: &TaskView) -> String {
+    let Some(by) = &task.blocked else { return "its agent can't go on".into() };
+    match by.lifted_by.as_slice() {
+        [] => format!("blocked: {}; anybody may unblock it", by.reason),
+        names => format!("blocked: {}; {} may unblock it", by.reason, names.join(", ")),
     }
 }
 

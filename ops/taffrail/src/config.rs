@@ -5,7 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
+use domain::macros::Body;
+use domain::task::TaskTypes;
 use serde::{Deserialize, Serialize};
 
 /// Where a setting's value came from.
@@ -59,6 +63,8 @@ const SETTINGS: &[Setting] = &[
     setting("queue_capacity", "TAFFRAIL_QUEUE_CAPACITY", "8192"),
     setting("http_commands", "TAFFRAIL_HTTP_COMMANDS", "2048"),
     setting("cache_streams", "TAFFRAIL_CACHE_STREAMS", "50000"),
+    setting("task_types", "TAFFRAIL_TASK_TYPES", ""),
+    setting("dead_letter_days", "TAFFRAIL_DEAD_LETTER_DAYS", ""),
 ];
 
 /// One resolved setting.
@@ -109,7 +115,12 @@ impl Config {
             .map(|setting| {
                 let from_file = || {
                     let value = file.0.get(setting.name)?;
-                    Some(value.as_str().map_or_else(|| value.to_string(), Into::into))
+                    Some(match value {
+                        toml::Value::String(text) => text.clone(),
+                        // As in a variable: JSON.
+                        toml::Value::Table(_) => serde_json::to_string(value).unwrap_or_default(),
+                        other => other.to_string(),
+                    })
                 };
                 let set = |text: &String| !text.is_empty();
                 let (plain, origin) = if let Some(text) = flags.get(setting.name) {
@@ -217,6 +228,35 @@ impl Config {
         Ok(self.number("cache_streams", 1, 10_000_000)? as usize)
     }
 
+    /// What is set for whole types of tasks: a table per type in the file, JSON in the variable.
+    ///
+    /// # Errors
+    /// When it is no such table, or a value in it lies outside its limits.
+    pub fn task_types(&self) -> anyhow::Result<TaskTypes> {
+        let Some(text) = self.text("task_types") else { return Ok(TaskTypes::new()) };
+        let types: TaskTypes = serde_json::from_str(text).context("task_types")?;
+        for (name, kind) in &types {
+            if let Err(faults) = kind.check() {
+                let fault =
+                    faults.first().map(|fault| format!("{}: {}", fault.pointer, fault.message));
+                bail!("task_types: {name}{}", fault.unwrap_or_default());
+            }
+        }
+        Ok(types)
+    }
+
+    /// How long dead letters are kept; for ever when absent.
+    ///
+    /// # Errors
+    /// When it is no number of days between 1 and 3,650.
+    pub fn dead_letters_kept(&self) -> anyhow::Result<Option<Duration>> {
+        if self.text("dead_letter_days").is_none() {
+            return Ok(None);
+        }
+        let days = self.number("dead_letter_days", 1, 3_650)?;
+        Ok(Some(Duration::from_secs(days * 86_400)))
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -227,6 +267,8 @@ impl Config {
         self.queue_capacity()?;
         self.http_commands()?;
         self.cache_streams()?;
+        self.task_types()?;
+        self.dead_letters_kept()?;
         Ok(())
     }
 
@@ -284,6 +326,26 @@ mod tests {
         let config = resolve(&Flags::from([("http_addr", "127.0.0.1:2".into())]));
         assert_eq!(config.http_addr().unwrap().port(), 2);
         assert_eq!(origin(&config, "http_addr"), Origin::Flag);
+    }
+
+    #[test]
+    fn task_types_come_as_tables_or_as_json_and_are_checked() {
+        let path = std::env::temp_dir().join(format!("taffrail-{}.toml", std::process::id()));
+        let file = "dead_letter_days = 7\n[task_types.render.retry]\nmax_attempts = 9\n";
+        std::fs::write(&path, file).unwrap();
+        let config = Config::resolve_from(&Flags::new(), Some(&path), |_| None).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let retry = &config.task_types().unwrap()["render"].retry;
+        assert_eq!((retry.max_attempts, retry.backoff_ms), (9, 1_000));
+        assert_eq!(config.dead_letters_kept().unwrap(), Some(Duration::from_secs(7 * 86_400)));
+
+        let wrong = |text: &'static str| {
+            let set = move |name: &str| (name == "TAFFRAIL_TASK_TYPES").then(|| text.to_owned());
+            let config = Config::resolve_from(&Flags::new(), None, set).unwrap();
+            config.check().unwrap_err().to_string()
+        };
+        assert!(wrong(r#"{"a":{"retry":{"max_attempts":0}}}"#).contains("max_attempts"));
+        assert!(wrong("7").contains("task_types"));
     }
 
     #[test]

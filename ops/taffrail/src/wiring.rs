@@ -178,6 +178,7 @@ pub async fn start(
         let limits = ProcessorConfig {
             queue: config.queue_capacity()?,
             cache: config.cache_streams()?,
+            task_types: Arc::new(config.task_types()?),
             ..Default::default()
         };
         let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
@@ -235,7 +236,10 @@ pub async fn start(
             wire.clone(),
             clock.clone(),
             works,
-            ManagersConfig::default(),
+            ManagersConfig {
+                dead_letters_kept: config.dead_letters_kept()?,
+                ..ManagersConfig::default()
+            },
         );
         let _ = scheduling.set(scheduler.clone());
         figures::of_scheduler(&metrics, &scheduler);

@@ -54,6 +54,7 @@ fn task(event: &TaskEvent) -> String {
         E::Cancelled(why) => because("cancelled".into(), &why.reason),
         E::Requeued(why) => because(format!("back into {}", why.queue), &why.reason),
         E::Archived(why) => because("archived".into(), &why.reason),
+        E::Overdue(late) => format!("not done by {}", late.due_at),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Counters {
     pub lease_expired: u64,
     /// Tasks put back into their queue by somebody.
     pub requeued: u64,
+    /// Tasks that were not done in time.
+    pub overdue: u64,
 }
 
 impl Counters {
@@ -60,6 +62,7 @@ impl Counters {
         self.released += other.released;
         self.lease_expired += other.lease_expired;
         self.requeued += other.requeued;
+        self.overdue += other.overdue;
     }
 }
 
@@ -151,6 +154,7 @@ impl Projection for Metrics {
             E::Released(_) => counters.released += 1,
             E::LeaseExpired(_) => counters.lease_expired += 1,
             E::Requeued(_) => counters.requeued += 1,
+            E::Overdue(_) => counters.overdue += 1,
             E::Updated(_)
             | E::Unassigned(_)
             | E::Progressed(_)
@@ -187,6 +191,7 @@ fn queue_of(event: &TaskEvent) -> Option<&str> {
         E::DeadLettered(dead) => Some(&dead.queue),
         E::Cancelled(ended) | E::Requeued(ended) => Some(&ended.queue),
         E::LeaseExpired(expired) => Some(&expired.queue),
+        E::Overdue(late) => Some(&late.queue),
         E::Released(_) => Some(ALL_QUEUES),
         E::Updated(_)
         | E::Unassigned(_)

@@ -1,9 +1,13 @@
 //! What each event makes of a task's row.
 
-use domain::task::{TaskEvent, TaskState, TaskSubmitted, TaskUpdated};
+use chrono::{DateTime, Utc};
+use domain::task::{
+    Attachment, TaskBlocked, TaskEvent, TaskNoted, TaskState, TaskSubmitted, TaskUpdated,
+};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Event, Json, Recorded, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{label_terms, search_text};
@@ -57,6 +61,20 @@ pub struct TaskRow {
     #[serde(default, skip_serializing_if = "Json::is_null")]
     pub error: Json,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<TaskBlocked>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<Review>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance_criteria: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliverables: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<Timestamp>,
     pub version: u64,
     pub position: u64,
@@ -64,6 +82,20 @@ pub struct TaskRow {
     pub created: u64,
     /// Since when it waits in its queue; the queue's age is the oldest of these.
     pub queued_at: Timestamp,
+}
+
+/// The last verdict on a task's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Review {
+    /// Whether it was accepted.
+    pub approved: bool,
+    /// What the reviewer said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<String>,
+    /// Who it was.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
 }
 
 impl Projection for Tasks {
@@ -106,7 +138,7 @@ impl Projection for Tasks {
             (_, None) => return None,
             (_, Some(row)) => row,
         };
-        row.apply(event, recorded.occurred_at);
+        row.apply(event, &recorded.actor, recorded.occurred_at);
         row.updated_at = recorded.occurred_at;
         row.version = recorded.version;
         row.position = recorded.position;
@@ -130,6 +162,12 @@ impl Projection for Tasks {
             Cell::Words(label_terms(&row.labels)),
             Cell::Text(Some(search_text(&row.title, row.description.as_deref()))),
         ]
+    }
+}
+
+impl Review {
+    fn of(approved: bool, said: &TaskNoted, by: &str, at: Timestamp) -> Self {
+        Self { approved, feedback: said.reason.clone(), by: by.to_owned(), at }
     }
 }
 
@@ -161,6 +199,13 @@ impl TaskRow {
             progress: Json::null(),
             result: Json::null(),
             error: Json::null(),
+            overdue_at: None,
+            blocked: None,
+            review: None,
+            attachments: new.attachments,
+            estimate_ms: new.estimate_ms,
+            acceptance_criteria: new.acceptance_criteria,
+            deliverables: new.deliverables,
             archived_at: None,
             version: recorded.version,
             position: recorded.position,
@@ -174,10 +219,11 @@ impl TaskRow {
         matches!(self.state, TaskState::Assigned | TaskState::InProgress | TaskState::Blocked)
     }
 
-    fn apply(&mut self, event: &TaskEvent, at: Timestamp) {
+    fn apply(&mut self, event: &TaskEvent, actor: &str, at: Timestamp) {
         use TaskEvent as E;
         match event {
-            E::Submitted(_) | E::Approved(_) => {}
+            E::Submitted(_) => {}
+            E::Approved(said) => self.review = Some(Review::of(true, said, actor, at)),
             E::Updated(changes) => self.update(changes),
             E::Assigned(to) => {
                 self.state = TaskState::Assigned;
@@ -190,9 +236,15 @@ impl TaskRow {
                 self.attempt = self.attempt.saturating_sub(1);
                 self.wait(at);
             }
-            E::Started(_) | E::Unblocked(_) => self.state = TaskState::InProgress,
+            E::Started(_) | E::Unblocked(_) => {
+                self.state = TaskState::InProgress;
+                self.blocked = None;
+            }
             E::Progressed(far) => self.progress = Json::of(far),
-            E::Blocked(_) => self.state = TaskState::Blocked,
+            E::Blocked(by) => {
+                self.state = TaskState::Blocked;
+                self.blocked = Some(by.clone());
+            }
             E::ReviewRequested(asked) => {
                 self.result = asked.result.clone();
                 self.end(TaskState::Review);
@@ -209,7 +261,11 @@ impl TaskRow {
                 // When this was the last attempt, the end that follows names who had it.
                 self.agent_id = last.filter(|_| failed.retry_at.is_none());
             }
-            E::Rejected(_) => self.wait(at),
+            E::Rejected(said) => {
+                self.review = Some(Review::of(false, said, actor, at));
+                self.wait(at);
+            }
+            E::Overdue(late) => self.overdue_at = Some(late.due_at),
             E::LeaseExpired(_) => self.wait(at),
             E::Failed(failed) => {
                 self.error = failed.error.clone();
@@ -248,7 +304,18 @@ impl TaskRow {
         if let Some(assignees) = changes.assignees {
             self.assignees = assignees;
         }
-        self.due_at = changes.due_at.unwrap_or(self.due_at);
+        if let Some(due_at) = changes.due_at {
+            self.due_at = due_at;
+            self.overdue_at = None;
+        }
+        self.attachments = changes.attachments.unwrap_or(std::mem::take(&mut self.attachments));
+        self.estimate_ms = changes.estimate_ms.unwrap_or(self.estimate_ms);
+        if let Some(criteria) = changes.acceptance_criteria {
+            self.acceptance_criteria = criteria;
+        }
+        if let Some(deliverables) = changes.deliverables {
+            self.deliverables = deliverables;
+        }
         self.run_at = changes.run_at.unwrap_or(self.run_at);
     }
 
@@ -263,6 +330,7 @@ impl TaskRow {
     fn end(&mut self, state: TaskState) {
         self.state = state;
         self.lease_expires_at = None;
+        self.blocked = None;
     }
 }
 

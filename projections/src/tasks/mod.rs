@@ -9,7 +9,7 @@ mod fold;
 mod query;
 mod view;
 
-pub use fold::{TaskRow, Tasks};
+pub use fold::{Review, TaskRow, Tasks};
 pub(crate) use query::BY_ID;
 pub use query::TaskFilter;
 pub use view::TaskView;

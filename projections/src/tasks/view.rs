@@ -1,13 +1,13 @@
 //! The contract's Task.
 
 use chrono::{DateTime, Utc};
-use domain::task::TaskState;
+use domain::task::{Attachment, TaskBlocked, TaskState};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Json, TaskId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::TaskRow;
+use super::{Review, TaskRow};
 
 /// A task as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -66,6 +66,20 @@ pub struct TaskView {
     pub result: Json,
     /// What went wrong last.
     pub error: Json,
+    /// The time by which it should have been done, once that has passed.
+    pub overdue_at: Option<DateTime<Utc>>,
+    /// What it waits for while it is blocked, and who may unblock it.
+    pub blocked: Option<TaskBlocked>,
+    /// The last verdict on its result.
+    pub review: Option<Review>,
+    /// What belongs to it, by reference.
+    pub attachments: Vec<Attachment>,
+    /// How long it is thought to take, in milliseconds.
+    pub estimate_ms: Option<u64>,
+    /// What must hold for it to be accepted.
+    pub acceptance_criteria: Vec<String>,
+    /// What it is to bring about.
+    pub deliverables: Vec<String>,
     /// When it was taken off the lists.
     pub archived_at: Option<DateTime<Utc>>,
     /// The stream's version.
@@ -104,6 +118,13 @@ impl TaskView {
             progress: row.progress,
             result: row.result,
             error: row.error,
+            overdue_at: row.overdue_at,
+            blocked: row.blocked,
+            review: row.review,
+            attachments: row.attachments,
+            estimate_ms: row.estimate_ms,
+            acceptance_criteria: row.acceptance_criteria,
+            deliverables: row.deliverables,
             archived_at: row.archived_at,
             version: row.version,
             position: row.position,

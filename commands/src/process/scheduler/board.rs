@@ -100,6 +100,7 @@ impl Board {
             | TaskEvent::LeaseExtended(_)
             | TaskEvent::Released(_)
             | TaskEvent::LeaseExpired(_)
+            | TaskEvent::Overdue(_)
             | TaskEvent::Requeued(_) => None,
         };
         let Some(state) = state else { return };

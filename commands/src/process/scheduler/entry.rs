@@ -227,7 +227,11 @@ impl Entry {
             }
             E::Completed(_) => self.end_lease(TaskState::Done),
             E::Cancelled(_) => self.end_lease(TaskState::Cancelled),
-            E::Submitted(_) | E::Progressed(_) | E::Approved(_) | E::Archived(_) => {}
+            E::Submitted(_)
+            | E::Progressed(_)
+            | E::Approved(_)
+            | E::Archived(_)
+            | E::Overdue(_) => {}
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use domain::task::{AssignTask, CompleteTask, FailTask, ReleaseTask, TaskCommand, TaskEvent};
+use domain::task::{
+    AssignTask, CompleteTask, FailTask, ReleaseTask, RetryPolicy, TaskCommand, TaskEvent,
+};
 use domain::{AgentId, Event, Json, Status, TaskId};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -163,8 +165,9 @@ impl World {
                 self.memory.task(n, |new| {
                     new.concurrency_key = key.then(|| "k".into());
                     new.capabilities = if gpu { vec!["gpu".into()] } else { vec![] };
-                    new.retry.max_attempts = 100;
-                    new.retry.backoff_ms = 0;
+                    let retry =
+                        RetryPolicy { max_attempts: 100, backoff_ms: 0, ..RetryPolicy::default() };
+                    new.retry = Some(retry);
                     if depends && n > 1 {
                         new.depends_on = vec![TaskId::nth(n - 1)];
                     }
@@ -219,7 +222,13 @@ impl World {
             Step::Fail { nth } => {
                 if let Some((task, agent, lease_token, _)) = nth_held(self, nth) {
                     let error = Json::null();
-                    let body = FailTask { lease_token, error, retryable: true, class: None };
+                    let body = FailTask {
+                        lease_token,
+                        error,
+                        retryable: true,
+                        class: None,
+                        retry_after_ms: None,
+                    };
                     self.memory.answer(TaskCommand::Fail(body), task, agent);
                 }
             }

@@ -83,7 +83,7 @@ impl Memory {
             };
         }
         let kind = command.command.stream_type();
-        let facts = Facts { now: self.clock.now(), actor: command.actor.clone() };
+        let facts = Facts::new(self.clock.now(), command.actor.clone());
         let version = log.events.iter().filter(|e| e.stream_id == stream).count() as u64;
         let state = log.streams.entry(stream).or_insert_with(|| Aggregate::new(kind));
         let mut outcome = Outcome {

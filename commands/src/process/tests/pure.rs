@@ -1,15 +1,15 @@
-//! Leases and watchdog alone: given events, then commands.
+//! Deadlines and watchdog alone: given events, then commands.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::agent::{AgentCommand, AgentState};
-use domain::task::{AssignTask, ExtendTask, StartTask, TaskCommand};
+use domain::task::{AssignTask, ExtendTask, FailTask, RequeueTask, StartTask, TaskCommand};
 use domain::{Command, Status};
 use parking_lot::Mutex;
 
 use super::memory::{Memory, agent_id, start_of_time};
-use crate::process::{Leases, Manager, Moment, Watchdog};
+use crate::process::{Deadlines, Manager, Moment, Watchdog};
 use crate::{CommandEnvelope, Observation};
 
 fn moment(memory: &Memory) -> Moment {
@@ -32,7 +32,7 @@ fn assigned(memory: &Memory) {
 fn a_lease_is_ended_when_it_has_run_out_and_not_before() {
     let memory = Memory::new();
     assigned(&memory);
-    let mut leases = Leases::default();
+    let mut leases = Deadlines::default();
     fold(&memory, &mut leases);
     assert!(leases.react(moment(&memory)).is_empty());
     assert!(leases.due(moment(&memory)).unwrap() <= Duration::from_secs(10));
@@ -50,7 +50,7 @@ fn a_watcher_that_died_after_asking_asks_the_same_again() {
     assigned(&memory);
     memory.pass(Duration::from_secs(11));
     let ask = || {
-        let mut leases = Leases::default();
+        let mut leases = Deadlines::default();
         fold(&memory, &mut leases);
         leases.react(moment(&memory))
     };
@@ -64,7 +64,7 @@ fn a_watcher_that_died_after_asking_asks_the_same_again() {
 fn a_lease_that_runs_on_by_the_other_clock_is_asked_for_again() {
     let memory = Memory::new();
     assigned(&memory);
-    let mut leases = Leases::default();
+    let mut leases = Deadlines::default();
     fold(&memory, &mut leases);
     // The watcher's clock is ahead of the one that decides.
     let early = Moment { time: memory.clock.now() + Duration::from_secs(11), ..moment(&memory) };
@@ -88,11 +88,57 @@ fn an_extended_lease_is_left_alone() {
     memory.answer(TaskCommand::Start(StartTask { lease_token: 1 }), task, agent);
     memory.answer(TaskCommand::Extend(longer), task, agent);
     memory.pass(Duration::from_secs(8));
-    let mut leases = Leases::default();
+    let mut leases = Deadlines::default();
     fold(&memory, &mut leases);
     assert!(leases.react(moment(&memory)).is_empty());
     memory.pass(Duration::from_secs(3));
     assert_eq!(leases.react(moment(&memory)).len(), 1);
+}
+
+#[test]
+fn that_a_task_is_overdue_is_recorded_when_its_time_has_passed() {
+    let memory = Memory::new();
+    let due = memory.clock.now() + Duration::from_secs(5);
+    let task = memory.task(1, |new| new.due_at = Some(due));
+    let mut deadlines = Deadlines::default();
+    fold(&memory, &mut deadlines);
+    assert!(deadlines.react(moment(&memory)).is_empty());
+    memory.pass(Duration::from_secs(6));
+    let commands = deadlines.react(moment(&memory));
+    assert_eq!(commands.len(), 1);
+    assert_eq!((commands[0].command.name(), commands[0].stream_id), ("mark_overdue", task.0));
+    assert_eq!(memory.decide(commands[0].clone()).status, Status::Accepted);
+    let mut deadlines = Deadlines::default();
+    fold(&memory, &mut deadlines);
+    assert!(deadlines.react(moment(&memory)).is_empty(), "once is enough");
+}
+
+#[test]
+fn a_dead_letter_is_archived_after_its_time_unless_it_was_revived() {
+    let memory = Memory::new();
+    let agent = memory.agent(7, |_| {});
+    let (kept, revived) = (memory.task(1, |_| {}), memory.task(2, |_| {}));
+    for task in [kept, revived] {
+        let to = TaskCommand::Assign(AssignTask::to(agent));
+        memory.tell(task.0, to, "operator");
+        let error = domain::Json::null();
+        let fail =
+            FailTask { lease_token: 1, error, retryable: false, class: None, retry_after_ms: None };
+        memory.answer(TaskCommand::Fail(fail), task, agent);
+    }
+    let day = Duration::from_secs(86_400);
+    let mut deadlines = Deadlines::new(Some(day));
+    fold(&memory, &mut deadlines);
+    memory.tell(revived.0, TaskCommand::Requeue(RequeueTask::default()), "operator");
+    assert!(deadlines.react(moment(&memory)).is_empty());
+    memory.pass(day + Duration::from_secs(1));
+    // It has not heard of the revival: the version that it expects protects the task.
+    let commands = deadlines.react(moment(&memory));
+    let decided: Vec<_> = commands
+        .iter()
+        .map(|command| (command.stream_id, memory.decide(command.clone()).status))
+        .collect();
+    assert_eq!(decided, [(kept.0, Status::Accepted), (revived.0, Status::Refused)]);
 }
 
 type Seen = Arc<Mutex<Option<Observation>>>;

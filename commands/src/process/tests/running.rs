@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use domain::agent::{AgentCommand, RegisterAgent};
-use domain::task::{ClaimTasks, CompleteTask, FailTask, StartTask, TaskCommand, UpdateTask};
+use domain::task::{
+    ClaimTasks, CompleteTask, FailTask, RetryPolicy, StartTask, TaskCommand, UpdateTask,
+};
 use domain::values::Priority;
 use domain::{Code, Json, Status, TaskId};
 
@@ -135,11 +137,15 @@ async fn times_dependencies_and_keys_hold_a_task_back() {
 async fn a_failed_attempt_waits_for_its_backoff() {
     let memory = Memory::new();
     let agent = memory.agent(1, |_| {});
-    let task = memory.task(1, |new| new.retry.backoff_ms = 60_000);
+    let task = memory.task(1, |new| {
+        let retry = RetryPolicy { backoff_ms: 60_000, ..RetryPolicy::default() };
+        new.retry = Some(retry);
+    });
     let running = memory.run(&Wire::default(), vec![]);
     running.claim(agent, 1, 0).await;
     let error = Json::of("no luck");
-    let fail = FailTask { lease_token: 1, error, retryable: true, class: None };
+    let fail =
+        FailTask { lease_token: 1, error, retryable: true, class: None, retry_after_ms: None };
     memory.answer(TaskCommand::Fail(fail), task, agent);
     assert!(running.claim(agent, 1, 100).await.is_empty());
     memory.pass(Duration::from_secs(60));

@@ -133,7 +133,7 @@ struct Sample {
 impl Sample {
     async fn of(database: &Database) -> anyhow::Result<Self> {
         let row = database.client.query_one("SELECT clock_timestamp()", &[]).await?;
-        let facts = domain::Facts { now: row.get(0), actor: ACTOR.into() };
+        let facts = domain::Facts::new(row.get(0), ACTOR);
         let command = domain::task::TaskCommand::Submit(submit(0)).into();
         let decided = domain::Aggregate::new(StreamType::Task).decide(&command, &facts);
         let event = decided.ok().and_then(|mut events| events.pop());

@@ -251,7 +251,7 @@ impl Maker {
         let (_, state, version) = stream.get_or_insert_with(|| (id, Aggregate::new(kind), 0));
         // A log that grew: a hundred microseconds between two commands.
         self.now += chrono::Duration::microseconds(100);
-        let facts = Facts { now: self.now, actor: self.actor.as_ref().to_owned() };
+        let facts = Facts::new(self.now, self.actor.as_ref());
         let events = match state.decide(&command, &facts) {
             Ok(events) => events,
             Err(refusal) => bail!("the bench's own {} was refused: {refusal}", command.name()),

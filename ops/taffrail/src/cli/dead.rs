@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::App;
 use super::fail::Failure;
 use super::human::{age, gist, text};
+use super::submit::read_payload;
 use super::table::Cell;
 use super::task::Page;
 
@@ -22,7 +23,16 @@ pub enum DeadVerb {
         page: Page,
     },
     /// Give them another life: their attempts are counted anew
-    Requeue(Chosen),
+    Requeue {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Another input: JSON, @FILE, or - for stdin
+        #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+        payload: Option<String>,
+        /// Another priority
+        #[arg(long)]
+        priority: Option<String>,
+    },
     /// Drop them
     Discard(Chosen),
 }
@@ -50,8 +60,14 @@ pub async fn run(app: &App, verb: DeadVerb) -> Result<(), Failure> {
                 row,
             )
         }
-        DeadVerb::Requeue(chosen) => {
-            let body = chosen.reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+        DeadVerb::Requeue { chosen, payload, priority } => {
+            let mut body = chosen.reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+            if let Some(payload) = payload {
+                body["changes"]["payload"] = read_payload(&payload)?;
+            }
+            if let Some(priority) = priority {
+                body["changes"]["priority"] = json!(priority);
+            }
             for id in chosen.ids {
                 let answer = client.requeue_dead(id, &body).await?;
                 app.out.show(&answer, |_| format!("task {id} is queued again\n"))?;

@@ -66,6 +66,18 @@ pub struct SubmitArgs {
     /// Tasks with the same key run one at a time
     #[arg(long, value_name = "KEY")]
     pub concurrency_key: Option<String>,
+    /// Something that belongs to it, as NAME=URL; may be given several times
+    #[arg(long = "attach", value_name = "NAME=URL")]
+    pub attachments: Vec<String>,
+    /// How long it is thought to take, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub estimate: Option<Duration>,
+    /// What must hold for it to be accepted; may be given several times
+    #[arg(long = "accept-when", value_name = "TEXT")]
+    pub acceptance_criteria: Vec<String>,
+    /// What it is to bring about; may be given several times
+    #[arg(long = "deliverable", value_name = "TEXT")]
+    pub deliverables: Vec<String>,
     /// The same key again is the same task, for ever
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
@@ -106,6 +118,10 @@ impl SubmitArgs {
         set("due_at", json!(self.due_at));
         set("run_at", json!(self.run_at));
         set("concurrency_key", json!(self.concurrency_key));
+        set("attachments", attachments(&self.attachments)?);
+        set("estimate_ms", json!(self.estimate.map(|estimate| estimate.as_millis() as u64)));
+        set("acceptance_criteria", json!(self.acceptance_criteria));
+        set("deliverables", json!(self.deliverables));
         set("triage", if self.triage { json!(true) } else { Value::Null });
         if let Some(payload) = &self.payload {
             set("payload", read_payload(payload)?);
@@ -120,6 +136,14 @@ impl SubmitArgs {
     }
 }
 
+fn attachments(given: &[String]) -> Result<Value, Failure> {
+    let one = |text: &String| match text.split_once('=') {
+        Some((name, url)) => Ok(json!({ "name": name, "url": url })),
+        None => Err(Failure::Usage(format!("--attach takes NAME=URL, not `{text}`"))),
+    };
+    given.iter().map(one).collect()
+}
+
 fn labels(given: &[String]) -> Result<Value, Failure> {
     let pairs: Vec<_> = given.iter().filter_map(|label| label.split_once('=')).collect();
     if pairs.is_empty() {
@@ -132,7 +156,7 @@ fn labels(given: &[String]) -> Result<Value, Failure> {
     Ok(Value::Object(pairs.collect()))
 }
 
-fn read_payload(given: &str) -> Result<Value, Failure> {
+pub(super) fn read_payload(given: &str) -> Result<Value, Failure> {
     let text = match given.strip_prefix('@') {
         Some(file) => read_input(Path::new(file), MAX_INPUT)?,
         None if given == "-" => read_input(Path::new("-"), MAX_INPUT)?,
