@@ -37,7 +37,7 @@ impl Options {
             lease: Duration::from_secs(10),
             // A scheduler that dies with our claim in its hands never answers: after this and
             // a little more the claim is repeated, which R21 wants within 15 s.
-            claim_wait: Duration::from_secs(8),
+            claim_wait: Duration::from_secs(6),
             drain: Duration::from_secs(30),
             connect: Duration::from_secs(15),
         }

@@ -24,6 +24,9 @@ const TWIN_WAIT: Duration = Duration::from_secs(1);
 /// How often a silent server is asked whether it is there; the connection is given up at the
 /// third time, so one that hangs is noticed within 5 s (reliability R21).
 const PING: Duration = Duration::from_millis(1_500);
+/// How long the scheduler's connection may take to come back after ours: a claim that comes
+/// before it waits for nothing.
+const SCHEDULER_TOO: Duration = Duration::from_secs(1);
 /// On top of what a claim waits for.
 const CLAIM_SLACK: Duration = Duration::from_secs(4);
 
@@ -217,10 +220,18 @@ impl Wire {
             .timeout(Some(within));
         let mut link = self.link();
         let made = link.borrow_and_update().made;
+        let anew = async {
+            let made_anew = link.wait_for(|link| link.made != made).await.is_ok();
+            if !made_anew {
+                return std::future::pending().await;
+            }
+            // The scheduler's own connection may come back a little later than ours.
+            sleep(SCHEDULER_TOO).await;
+        };
         let reply = tokio::select! {
             biased;
             reply = self.nats.send_request(subject, request) => reply,
-            Ok(_) = link.wait_for(|link| link.made != made) => return Ok(Claimed::default()),
+            () = anew => return Ok(Claimed::default()),
         };
         let reply = reply.map_err(|error| {
             let seconds = within.as_secs();
