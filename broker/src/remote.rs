@@ -1,5 +1,6 @@
 //! The processor and the scheduler of another process, behind NATS.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, HeaderValue, RequestError, RequestErrorKind};
@@ -23,6 +24,8 @@ const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_TRY: Duration = Duration::from_secs(2);
 /// What a claim's way may take beside its own wait.
 const CLAIM_SLACK: Duration = Duration::from_secs(5);
+/// How often a claim that waits looks whether its connection is still the same.
+const LOOK: Duration = Duration::from_secs(1);
 /// When to try again while no processor listens.
 const RETRY_AFTER_MS: u64 = 500;
 
@@ -134,10 +137,14 @@ impl Claims for RemoteClaims {
                 .payload(body.into())
                 .inbox(client.new_inbox())
                 .timeout(Some(wait + CLAIM_SLACK));
-            let answer = client
-                .send_request(subject::claim(&tenant, &queue), ask)
-                .await
-                .map_err(|error| unreachable("scheduler", &error))?;
+            let answer = tokio::select! {
+                biased;
+                answer = client.send_request(subject::claim(&tenant, &queue), ask) => answer,
+                // The claim or its answer may have gone with the old connection: the claimant
+                // asks again rather than wait for nothing (reliability R21).
+                () = reconnected(&client) => return Ok(Claimed::default()),
+            };
+            let answer = answer.map_err(|error| unreachable("scheduler", &error))?;
             let reply: ClaimReply = serde_json::from_slice(&answer.payload).map_err(|error| {
                 tracing::error!(%error, "the scheduler's answer cannot be read");
                 Problem::new(Code::Internal, "the scheduler's answer is malformed")
@@ -147,6 +154,16 @@ impl Claims for RemoteClaims {
                 None => Ok(Claimed { tasks: reply.tasks }),
             }
         })
+    }
+}
+
+/// Ready once the connection was made anew.
+async fn reconnected(client: &Client) {
+    let statistics = client.statistics();
+    let made = || statistics.connects.load(Ordering::Relaxed);
+    let before = made();
+    while made() == before {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

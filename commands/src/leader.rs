@@ -69,7 +69,12 @@ async fn renew(leases: Leases, lease: Lease, lost: CancellationToken) {
         // time is over, somebody may the moment it returns.
         match timeout_at(ends, leases.renew(&lease, LEASE)).await {
             Ok(Ok(Some(_))) => ends = asked + LEASE,
-            Ok(Ok(None)) | Err(_) => return lost.cancel(),
+            Ok(Ok(None)) => return lost.cancel(),
+            // The work may hang on the same database, so this is said here and at once.
+            Err(_) => {
+                tracing::warn!(role = lease.role, "no answer to the renewal of the role's lease");
+                return lost.cancel();
+            }
             Ok(Err(error)) => tracing::debug!(role = lease.role, %error, "not renewed yet"),
         }
     }

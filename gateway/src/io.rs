@@ -36,6 +36,8 @@ pub(crate) struct TimedIo {
     moved: Instant,
     /// Since when a write waits for the peer.
     stalled_since: Option<Instant>,
+    /// A limit was passed: reader and writer may be two tasks, and each is to hear of it.
+    over: bool,
     tick: Pin<Box<Sleep>>,
     /// Counts the peers that were dropped because they did not read.
     stalled: Counter,
@@ -52,6 +54,7 @@ impl TimedIo {
             head_since: Some(now),
             moved: now,
             stalled_since: None,
+            over: false,
             tick,
             stalled,
         }
@@ -59,7 +62,7 @@ impl TimedIo {
 
     /// Looks at the limits once per tick; leaves a wake-up for the next one.
     fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.tick.as_mut().poll(cx).is_ready() {
+        while !self.over && self.tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             self.tick.as_mut().reset(now + TICK);
             let serving = self.serving.load(Ordering::Relaxed);
@@ -68,15 +71,12 @@ impl TimedIo {
             }
             let over = |since: Option<Instant>, limit| since.is_some_and(|at| now - at >= limit);
             // Reads notice it as well as writes: whichever is polled first.
-            if over(self.stalled_since, STALLED_WRITE) {
-                self.stalled.add(1);
-                return true;
-            }
-            if over(self.head_since, HEAD) || (!serving && over(Some(self.moved), IDLE)) {
-                return true;
-            }
+            let stalled = over(self.stalled_since, STALLED_WRITE);
+            self.stalled.add(u64::from(stalled));
+            let idle = !serving && over(Some(self.moved), IDLE);
+            self.over = stalled || idle || over(self.head_since, HEAD);
         }
-        false
+        self.over
     }
 
     fn too_slow() -> io::Error {

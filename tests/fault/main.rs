@@ -18,6 +18,8 @@ mod system;
 
 mod kill;
 mod planted;
+mod readers;
+mod stall;
 mod tail;
 
 #[path = "../it/support/mod.rs"]

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::client::LIVENESS;
 use crate::doors::Doors;
-use crate::system::{System, signal};
+use crate::system::{System, children, signal};
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -227,17 +227,6 @@ async fn there(look: impl Fn() -> Option<u32>) -> Option<u32> {
         sleep(Duration::from_millis(20)).await;
     }
     None
-}
-
-/// The processes right below one.
-fn children(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let of_it = processes.filter_map(|entry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let parent_of_it = stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok();
-        (parent_of_it == Some(parent)).then(|| entry.file_name().to_str()?.parse().ok())?
-    });
-    of_it.collect()
 }
 
 async fn postmaster(system: &System) -> Option<u32> {

@@ -77,6 +77,12 @@ impl Slot {
         self.process.lock().as_ref().map(|process| process.pid)
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        let log = self.process.lock().as_ref().map(|process| process.log.clone());
+        log.and_then(|log| std::fs::read_to_string(log).ok()).unwrap_or_default()
+    }
+
     /// Starts it and waits until it is ready; tries again, as a supervisor does.
     fn start(&self) -> Vec<serde_json::Value> {
         let began = Instant::now();
@@ -265,6 +271,16 @@ impl System {
         })
     }
 
+    /// The postmaster and all its children.
+    pub fn postgres(&self) -> Vec<u32> {
+        self.postmaster().into_iter().flat_map(|pid| [vec![pid], children(pid)].concat()).collect()
+    }
+
+    /// NATS's address and token.
+    pub fn nats(&self) -> (&str, &str) {
+        (&self.nats_url, &self.nats_token)
+    }
+
     /// The folder of the streams.
     pub fn nats_store(&self) -> PathBuf {
         self.folder.join("nats")
@@ -275,6 +291,17 @@ impl System {
 pub fn signal(pid: Option<u32>, signal: Signal) -> bool {
     let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
+/// The processes right below one.
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let of_it = processes.filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent_of_it = stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok();
+        (parent_of_it == Some(parent)).then(|| entry.file_name().to_str()?.parse().ok())?
+    });
+    of_it.collect()
 }
 
 /// Starts again what ended by itself, as the supervisor of any installation does.

@@ -139,6 +139,7 @@ impl Agent {
             helpers.spawn(Arc::clone(&floor).take_pushes(pushes));
         }
         helpers.spawn(Arc::clone(&floor).beat());
+        helpers.spawn(Arc::clone(&floor).mind());
         ready(&wire, REGISTER_PATIENCE).await?;
         notices(Notice::Ready { id: wire.agent(), name: &options.description.name });
 
@@ -336,6 +337,17 @@ impl<H: Handler> Floor<H> {
                 progress_seq: self.shop.progress_seq.load(Ordering::Relaxed),
             };
             self.shop.wire.say("heartbeat", &beat).await;
+        }
+    }
+
+    /// Tells when the connection is gone; claims wait for its return without a word.
+    async fn mind(self: Arc<Self>) {
+        let mut link = self.shop.wire.link();
+        while link.wait_for(|link| !link.up).await.is_ok() {
+            (self.shop.notices)(Notice::Waiting("the connection to NATS is gone"));
+            if link.wait_for(|link| link.up).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -35,7 +35,9 @@ impl Options {
             // Long enough for a server's restart (under 3 s), short enough that the tasks
             // of a killed agent are soon with another.
             lease: Duration::from_secs(10),
-            claim_wait: Duration::from_secs(20),
+            // A scheduler that dies with our claim in its hands never answers: after this and
+            // a little more the claim is repeated, which R21 wants within 15 s.
+            claim_wait: Duration::from_secs(6),
             drain: Duration::from_secs(30),
             connect: Duration::from_secs(15),
         }

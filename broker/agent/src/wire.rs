@@ -4,10 +4,11 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, Request};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Request};
 use domain::task::{ClaimTasks, Claimed};
 use domain::{AgentId, Outcome, Problem, Status, StreamType, TenantId};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -20,8 +21,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long an agent of the same name may take to say that it is there.
 const TWIN_WAIT: Duration = Duration::from_secs(1);
+/// How often a silent server is asked whether it is there; the connection is given up at the
+/// third time, so one that hangs is noticed within 5 s (reliability R21).
+const PING: Duration = Duration::from_millis(1_500);
+/// How long the scheduler's connection may take to come back after ours: a claim that comes
+/// before it waits for nothing.
+const SCHEDULER_TOO: Duration = Duration::from_secs(1);
 /// On top of what a claim waits for.
-const CLAIM_SLACK: Duration = Duration::from_secs(5);
+const CLAIM_SLACK: Duration = Duration::from_secs(4);
 
 /// A command that an agent sends.
 #[derive(Debug)]
@@ -37,10 +44,20 @@ pub(crate) struct Ask<'a, B> {
     pub patience: Duration,
 }
 
+/// What became of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// It is there.
+    pub up: bool,
+    /// How often it was made.
+    pub made: u64,
+}
+
 /// The connection of one agent. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Wire {
     nats: Client,
+    link: watch::Receiver<Link>,
     tenant: TenantId,
     agent: AgentId,
 }
@@ -51,13 +68,20 @@ impl Wire {
         url: &str,
         token: Option<&str>,
         options: &Options,
-    ) -> Result<Client, Error> {
+    ) -> Result<(Client, watch::Receiver<Link>), Error> {
         let begin = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let link = watch::Sender::new(Link { up: true, made: 0 });
+        let seen = link.subscribe();
         loop {
+            let link = link.clone();
             let mut connect = ConnectOptions::new()
                 .name(format!("taffrail-agent {}", options.description.name))
-                .ping_interval(Duration::from_secs(5))
+                .ping_interval(PING)
+                .event_callback(move |event| {
+                    note(&link, &event);
+                    async {}
+                })
                 .max_reconnects(None)
                 .reconnect_delay_callback(|tries| {
                     LONGEST_PAUSE.min(FIRST_PAUSE * 2u32.saturating_pow(tries.min(6) as u32))
@@ -66,7 +90,7 @@ impl Wire {
                 connect = connect.token(token.to_owned());
             }
             let source = match connect.connect(url).await {
-                Ok(client) => return Ok(client),
+                Ok(client) => return Ok((client, seen)),
                 Err(source) => source,
             };
             let passing = match source.kind() {
@@ -85,8 +109,17 @@ impl Wire {
         }
     }
 
-    pub(crate) fn new(nats: Client, tenant: TenantId, agent: AgentId) -> Self {
-        Self { nats, tenant, agent }
+    pub(crate) fn new(
+        (nats, link): (Client, watch::Receiver<Link>),
+        tenant: TenantId,
+        agent: AgentId,
+    ) -> Self {
+        Self { nats, link, tenant, agent }
+    }
+
+    /// What becomes of the connection.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
     }
 
     pub(crate) fn agent(&self) -> AgentId {
@@ -172,13 +205,35 @@ impl Wire {
         }
     }
 
-    /// One long poll for tasks of a queue.
+    /// One long poll for tasks of a queue; none when the connection was made anew meanwhile.
+    ///
+    /// The claim or its answer may have gone with the old connection, and its time may be
+    /// long: it is given up. Its inbox is its own, so the scheduler sees that nobody listens
+    /// any more and keeps what it would have given.
     pub(crate) async fn claim(&self, queue: &str, claim: &ClaimTasks) -> Result<Claimed, Error> {
         let what = format!("the claim on queue {queue}");
         let subject = self.own(format_args!("req.queue.{queue}.claim"));
         let within = Duration::from_millis(claim.wait_ms) + CLAIM_SLACK;
-        let request = Request::new().payload(encode(&what, claim)?.into()).timeout(Some(within));
-        let reply = self.nats.send_request(subject, request).await.map_err(|error| {
+        let request = Request::new()
+            .payload(encode(&what, claim)?.into())
+            .inbox(self.nats.new_inbox())
+            .timeout(Some(within));
+        let mut link = self.link();
+        let made = link.borrow_and_update().made;
+        let anew = async {
+            let made_anew = link.wait_for(|link| link.made != made).await.is_ok();
+            if !made_anew {
+                return std::future::pending().await;
+            }
+            // The scheduler's own connection may come back a little later than ours.
+            sleep(SCHEDULER_TOO).await;
+        };
+        let reply = tokio::select! {
+            biased;
+            reply = self.nats.send_request(subject, request) => reply,
+            () = anew => return Ok(Claimed::default()),
+        };
+        let reply = reply.map_err(|error| {
             let seconds = within.as_secs();
             Error::Unanswered { what: what.clone(), seconds, last: error.to_string() }
         })?;
@@ -199,6 +254,20 @@ impl Wire {
                 Err(Error::Refused { what, problem })
             }
         }
+    }
+}
+
+fn note(link: &watch::Sender<Link>, event: &Event) {
+    match event {
+        Event::Connected => link.send_modify(|link| *link = Link { up: true, made: link.made + 1 }),
+        Event::Disconnected => {
+            tracing::warn!("the connection to NATS is gone");
+            link.send_modify(|link| link.up = false);
+        }
+        Event::SlowConsumer(_) => tracing::warn!("messages of the server were dropped"),
+        Event::ServerError(error) => tracing::debug!(%error, "NATS reports an error"),
+        Event::ClientError(error) => tracing::debug!(%error, "NATS client"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => {}
     }
 }
 

@@ -136,7 +136,16 @@ impl ProcessorRole {
 async fn renew(leases: Leases, lease: Lease, clock: Clock, lost: CancellationToken) {
     loop {
         tokio::time::sleep(RENEW).await;
-        match leases.renew(&lease, LEASE).await {
+        let renewal = leases.renew(&lease, LEASE);
+        tokio::pin!(renewal);
+        let renewed = match tokio::time::timeout(LEASE, &mut renewal).await {
+            Ok(renewed) => renewed,
+            Err(_) => {
+                tracing::warn!(role = ROLE, "no answer to the renewal of the role's lease");
+                renewal.await
+            }
+        };
+        match renewed {
             Ok(Some(now)) => clock.set(now),
             Ok(None) => {
                 lost.cancel();

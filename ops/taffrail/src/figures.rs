@@ -35,6 +35,21 @@ pub fn of_log(metrics: &Metrics, feed: &Feed, pool: &Pool) {
     });
 }
 
+/// The connection to NATS.
+pub fn of_nats(metrics: &Metrics, nats: &async_nats::Client) {
+    let client = nats.clone();
+    let help = "1 while the connection to NATS is there.";
+    metrics.ask("taffrail_nats_connected", help, &[], move || {
+        let connected = client.connection_state() == async_nats::connection::State::Connected;
+        f64::from(u8::from(connected))
+    });
+    let statistics = nats.statistics();
+    let help = "Times the connection to NATS was made.";
+    metrics.ask_total("taffrail_nats_connects_total", help, &[], move || {
+        statistics.connects.load(Relaxed) as f64
+    });
+}
+
 /// Commands, batches and the append's latency.
 pub fn of_processor(metrics: &Metrics, door: &Processor) {
     let total = |name: &str, help: &str, labels: &[(&str, &str)], look: fn(&Processor) -> f64| {

@@ -131,6 +131,7 @@ pub async fn start(
         (Stage::default(), Stage::default(), Stage::default(), Stage::default());
     let metrics = Metrics::default();
     figures::of_log(&metrics, &feed, &pool);
+    figures::of_nats(&metrics, &nats);
 
     back.spawn("clock", until(back.cancel.clone(), clock.clone().follow(leases.clone())));
 

@@ -1,7 +1,7 @@
 //! Taffrail processes as children that end with the test, whatever happens to it.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
@@ -13,6 +13,8 @@ use super::{SOON, TAFFRAIL, run_dir, unique};
 /// A running `taffrail` that tells on stdout, as JSON lines, what is ready.
 pub struct Process {
     pub pid: u32,
+    /// Where its log goes.
+    pub log: PathBuf,
     child: Child,
     lines: Mutex<Receiver<String>>,
 }
@@ -21,7 +23,7 @@ impl Process {
     /// Starts `taffrail ARGUMENTS…` with some environment; its log goes to the run's folder.
     pub fn start(name: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
         let log = run_dir().join(format!("{name}-{}.log", unique()));
-        let log = std::fs::File::create(log).unwrap();
+        let stderr = std::fs::File::create(&log).unwrap();
         let parent = std::process::id().to_string();
         let mut command = Command::new(TAFFRAIL);
         // The shim gives the child a death signal; `nats` is the kind that wants SIGTERM.
@@ -36,7 +38,7 @@ impl Process {
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log);
+            .stderr(stderr);
         let (spawned, child) = mpsc::channel();
         let (sent, lines) = mpsc::channel();
         // The death signal fires when the spawning thread ends: this one never does.
@@ -54,7 +56,7 @@ impl Process {
             }
         });
         let child = child.recv().unwrap();
-        Self { pid: child.id(), child, lines: Mutex::new(lines) }
+        Self { pid: child.id(), log, child, lines: Mutex::new(lines) }
     }
 
     /// The lines up to `{"ready":"all"}`, each as a document.

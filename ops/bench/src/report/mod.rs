@@ -58,7 +58,7 @@ pub fn plots(sheet: &Sheet) -> Vec<(&'static str, String)> {
             .cells
             .iter()
             .filter(|line| line.mode == mode && line.p50_ms.is_some())
-            .filter(|line| line.workload != "overload" && line.workload != "W7")
+            .filter(|line| !["overload", "slow", "W7"].contains(&line.workload.as_str()))
             .take(MOST_CURVES)
             .collect();
         if !lines.is_empty() {

@@ -167,6 +167,15 @@ pub fn rows(sheet: &Sheet) -> Vec<Row> {
             of("growth_percent_highest"),
         ));
     }
+    let slow = sheet.cell("slow", &[]);
+    for (words, goal, name) in [
+        ("growth of a command's p99 in %", 5.0, "p99_growth_percent"),
+        ("growth of memory in MiB", 64.0, "memory_growth_mib"),
+        ("the last one dropped after s", 30.0, "last_dropped_s"),
+    ] {
+        let what = format!("Stuck consumers (100 SSE, 100 WebSocket, 1 durable): {words}");
+        rows.push(figure(what, Goal::AtMost(goal), extra(slow, name)));
+    }
     rows
 }
 

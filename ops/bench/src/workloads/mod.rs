@@ -5,6 +5,8 @@ mod fill;
 mod many;
 mod overload;
 mod settle;
+mod slow;
+mod slow_clients;
 mod w1a;
 mod w1b;
 mod w1c;
@@ -38,5 +40,6 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w6::cells());
     cells.extend(w7::cells());
     cells.extend(overload::cells());
+    cells.extend(slow::cells());
     cells
 }
