@@ -172,7 +172,9 @@ mod tests {
         let mut subscriptions = Subscriptions::open(&url, Some("t"), "a.>", 2).await?;
         let mut all = Vec::new();
         while all.len() < 3 {
-            subscriptions.positions(&mut all).await?;
+            let mut found = Vec::new();
+            subscriptions.positions(&mut found).await?;
+            all.extend(found);
         }
         Ok(all)
     }
