@@ -42,7 +42,7 @@ pub async fn tenant_metrics(
     let filter = MetricsFilter { queue: params::text("queue", params.queue)? };
     view::wait(&app, fresh, &[Model::Metrics, Model::Tasks, Model::Agents]).await?;
     let answer = app.doors.queries.metrics(&caller.tenant, &filter).await?;
-    Ok(view::with_position(Json(answer.value), answer.position, answer.lag_ms))
+    Ok(view::with_position(Json(&*answer.value), answer.position, answer.lag_ms))
 }
 
 /// What a rebuild may be told; nothing yet.

@@ -135,7 +135,7 @@ pub(crate) async fn shown(
     queries.wait_for_all(models, position, patience).await.ok()?;
     Some(match kind {
         StreamType::Task => {
-            Json(queries.task(tenant, TaskId(id), patience).await.ok()?.value?).into_response()
+            Json(queries.task_text(tenant, TaskId(id), patience).await.ok()?.value?).into_response()
         }
         StreamType::Agent => {
             let mut agent = queries.agent(tenant, AgentId(id), patience).await.ok()?.value?;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use domain::task::{SubmitTask, TaskCommand};
+use domain::task::{SubmitTask, TaskCommand, TaskState};
 use domain::{Aggregate, Command, Event, Facts, StreamType, TaskId, TenantId, Timestamp};
 use projections::audit::{AuditFilter, Bound};
 use projections::engine::{Folder, Schema, Storage, run_all};
+use projections::metrics::MetricsFilter;
 use projections::tasks::{TaskFilter, Tasks};
 use projections::{Model, Progress, Queries};
 use store::{Log, Reader};
@@ -193,6 +194,34 @@ async fn two_engines_at_once_double_nothing() {
     }
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test]
+async fn numbers_and_pages_that_many_ask_for_are_never_older_than_the_question() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let running = Running::on(&log).await;
+    let queries = queries(&db);
+    for n in 1..=20 {
+        let tasks = vec![(Uuid::new_v4(), submitted("one more"))];
+        let last = support::append(&log, tasks).await.last().unwrap().position;
+        caught_up(&queries, last).await;
+        let ask = async |_| {
+            let filter = TaskFilter { states: vec![TaskState::Queued], ..TaskFilter::default() };
+            let numbers = queries.metrics(&tenant(), &Default::default()).await.unwrap();
+            let page = queries.tasks(&tenant(), &filter, 50, None).await.unwrap();
+            assert!(numbers.position >= last && page.position >= last);
+            assert_eq!(numbers.value.total.counters.submitted, n);
+            assert_eq!(numbers.value.tasks_by_state["queued"], n);
+            assert_eq!(page.value.items.len() as u64, n);
+        };
+        futures::future::join_all((0..4).map(ask)).await;
+    }
+    // Another queue's numbers are another question.
+    let none = MetricsFilter { queue: Some("none".into()) };
+    let numbers = queries.metrics(&tenant(), &none).await.unwrap().value;
+    assert_eq!((numbers.total.counters.submitted, numbers.queues.len()), (0, 0));
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub async fn get_task(
 ) -> ApiResult {
     let head = app.doors.reader.feed.head();
     view::wait(&app, fresh, &[Model::Tasks]).await?;
-    let found = app.doors.queries.task(&caller.tenant, TaskId(id), fresh.wait).await?;
+    let found = app.doors.queries.task_text(&caller.tenant, TaskId(id), fresh.wait).await?;
     view::one(found, "task", head, |task| task.version, &headers)
 }
 

@@ -5,10 +5,12 @@
 
 mod fold;
 mod histogram;
+mod numbers;
 mod query;
 mod view;
 
 pub use fold::{ALL_QUEUES, Counters, Metrics, MetricsRow, Minute};
 pub use histogram::LatencyHistogram;
+pub(crate) use numbers::Numbers;
 pub use query::MetricsFilter;
 pub use view::{LatencyView, MetricsView, QueueMetrics, RatesView};

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::QueryError;
 
 /// Which list a cursor belongs to; one of another list is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ListKind {
     Tasks = 1,
     Children = 2,
@@ -20,7 +20,7 @@ pub(crate) enum ListKind {
 }
 
 /// A place in a list: behind the entry of this position (and id, where positions tie).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
     list: u8,
     /// The entry's place in the list's order.

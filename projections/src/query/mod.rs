@@ -8,6 +8,7 @@
 mod cursor;
 mod gather;
 mod sql;
+mod together;
 mod wait;
 
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 use utoipa::ToSchema;
 
+use crate::metrics::Numbers;
+use crate::tasks::{TaskPage, TaskText};
 use crate::{Model, Progress, QueryError};
 
 pub use cursor::Cursor;
@@ -25,6 +28,7 @@ pub(crate) use cursor::ListKind;
 pub(crate) use gather::ById;
 pub use gather::Gathered;
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
+pub(crate) use together::Together;
 
 /// Longest page of any list.
 pub const MAX_LIMIT: usize = 200;
@@ -36,6 +40,8 @@ pub struct Queries {
     progress: Progress,
     polling: Arc<tokio::sync::Mutex<()>>,
     gather: Arc<gather::Gather>,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) pages: Arc<Together<TaskPage, Answer<Page<TaskText>>>>,
 }
 
 /// An answer with the position that it reflects.
@@ -93,7 +99,8 @@ impl Seen {
 impl Queries {
     /// Queries through a pool whose role is the gateway's.
     pub fn new(pool: Pool, progress: Progress) -> Self {
-        Self { pool, progress, polling: Arc::default(), gather: Arc::default() }
+        let (polling, gather, numbers, pages) = Default::default();
+        Self { pool, progress, polling, gather, numbers, pages }
     }
 
     /// The pool.

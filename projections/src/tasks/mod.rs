@@ -7,11 +7,13 @@
 
 mod fold;
 mod query;
+mod text;
 mod view;
 
 pub use fold::{Review, TaskRow, Tasks};
-pub(crate) use query::BY_ID;
 pub use query::TaskFilter;
+pub(crate) use query::{Asked as TaskPage, BY_ID};
+pub use text::TaskText;
 pub use view::TaskView;
 
 use domain::values::Labels;

@@ -6,10 +6,9 @@ use domain::task::TaskState;
 use domain::values::Priority;
 use domain::{AgentId, TaskId, TenantId, Timestamp};
 use tokio_postgres::Row;
-use uuid::Uuid;
 
-use super::{TaskRow, TaskView};
-use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded, document};
+use super::{TaskText, TaskView};
+use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
 /// Parts of a task that are named with it.
@@ -23,7 +22,7 @@ pub(crate) const BY_ID: &str = "SELECT t.key, t.doc, t.created,
     FROM read.tasks t WHERE t.tenant = $1 AND t.key = ANY($2)";
 
 /// Which tasks to list; an empty filter lists all that are not archived.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TaskFilter {
     /// In one of these states; empty: in any.
     pub states: Vec<TaskState>,
@@ -61,8 +60,23 @@ impl Queries {
         id: TaskId,
         patience: Duration,
     ) -> Result<Answer<Option<TaskView>>, QueryError> {
+        let Answer { value, position, lag_ms } = self.task_text(tenant, id, patience).await?;
+        let value = value.map(|task| task.view()).transpose()?;
+        Ok(Answer { value, position, lag_ms })
+    }
+
+    /// The same as text, for those who send it on.
+    ///
+    /// # Errors
+    /// As [`Queries::task`].
+    pub async fn task_text(
+        &self,
+        tenant: &TenantId,
+        id: TaskId,
+        patience: Duration,
+    ) -> Result<Answer<Option<TaskText>>, QueryError> {
         let (seen, row) = self.find(ById::Task, tenant, id.0, patience).await?;
-        Ok(seen.answer(row.as_deref().map(view).transpose()?))
+        Ok(seen.answer(row.as_deref().map(text).transpose()?))
     }
 
     /// Tasks, newest first.
@@ -75,7 +89,7 @@ impl Queries {
         filter: &TaskFilter,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+    ) -> Result<Answer<Page<TaskText>>, QueryError> {
         self.task_list(tenant, ListKind::Tasks, filter, limit, cursor).await
     }
 
@@ -89,7 +103,7 @@ impl Queries {
         parent: TaskId,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+    ) -> Result<Answer<Page<TaskText>>, QueryError> {
         let filter = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
         self.task_list(tenant, ListKind::Children, &filter, limit, cursor).await
     }
@@ -104,7 +118,7 @@ impl Queries {
         filter: &TaskFilter,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Answer<Page<TaskView>>, QueryError> {
+    ) -> Result<Answer<Page<TaskText>>, QueryError> {
         let mut filter = filter.clone();
         let both = [TaskState::Failed, TaskState::Dead];
         if filter.states.is_empty() {
@@ -122,6 +136,8 @@ impl Queries {
         self.task_list(tenant, ListKind::DeadLetters, &filter, limit, cursor).await
     }
 
+    /// Whoever asks for the same page at the same time shares a query: what a crowd of
+    /// dashboards looks at is its first page.
     async fn task_list(
         &self,
         tenant: &TenantId,
@@ -129,16 +145,27 @@ impl Queries {
         filter: &TaskFilter,
         limit: usize,
         cursor: Option<&str>,
-    ) -> Result<Answer<Page<TaskView>>, QueryError> {
-        let limit = bounded(limit);
+    ) -> Result<Answer<Page<TaskText>>, QueryError> {
         let behind = Cursor::read(list, cursor)?;
-        let page = with_children(listing(tenant, filter, limit, behind));
+        let (tenant, filter) = (tenant.clone(), filter.clone());
+        let asked = Asked { tenant, list, filter, limit: bounded(limit), behind };
+        let (queries, question) = (self.clone(), asked.clone());
+        let read = move || {
+            let (queries, question) = (queries.clone(), question.clone());
+            async move { queries.task_page(question).await }
+        };
+        self.pages.ask(asked, read).await
+    }
+
+    async fn task_page(&self, asked: Asked) -> Result<Answer<Page<TaskText>>, QueryError> {
+        let Asked { tenant, list, filter, limit, behind } = asked;
+        let page = with_children(listing(&tenant, &filter, limit, behind));
         let (seen, rows) =
-            self.select(tenant, &[Model::Tasks], page.ordered("p.created DESC")).await?;
+            self.select(&tenant, &[Model::Tasks], page.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
             let created = crate::query::position_of(row, FIRST + 2)?;
-            items.push((created, view(row)?));
+            items.push((created, text(row)?));
         }
         let page = Page::cut(items, limit, |(created, _)| Cursor::at(list, *created));
         let items = page.items.into_iter().map(|(_, task)| task).collect();
@@ -146,13 +173,31 @@ impl Queries {
     }
 }
 
+/// Which page.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    tenant: TenantId,
+    list: ListKind,
+    filter: TaskFilter,
+    limit: usize,
+    behind: Option<Cursor>,
+}
+
 fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<Cursor>) -> Sql {
+    let TaskFilter { states, archived, .. } = filter;
+    let rest = TaskFilter { states: states.clone(), archived: *archived, ..TaskFilter::default() };
+    // A state that stands in the text is planned for once, by how many tasks are in it:
+    // planning such a page anew each time costs twice what reading it does.
+    let of_one_shape = states.len() <= 1 && rest == *filter;
     let mut sql = Sql::new("SELECT t.tenant, t.key, t.doc, t.created FROM read.tasks t");
     sql.with(" WHERE t.tenant = #", tenant.as_str().to_owned());
     sql.push(if filter.archived { " AND t.archived" } else { " AND NOT t.archived" });
     match filter.states.as_slice() {
         [] => {}
         // The single state is the usual case, and the one an index answers in order.
+        [state] if of_one_shape => {
+            sql.push(&format!(" AND t.state = '{}'", state.as_str()));
+        }
         [state] => {
             sql.with(" AND t.state = #", state.as_str());
         }
@@ -190,7 +235,7 @@ fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<
         sql.with(" AND t.created < #", bigint(behind.position));
     }
     sql.with(" ORDER BY t.created DESC LIMIT #", limit as i64 + 1);
-    sql
+    if of_one_shape { sql.of_one_shape() } else { sql }
 }
 
 /// Adds the ids of each task's parts, for the rows of the page alone.
@@ -206,9 +251,6 @@ fn with_children(mut page: Sql) -> Sql {
     page
 }
 
-fn view(row: &Row) -> Result<TaskView, QueryError> {
-    let id: Uuid = row.try_get(FIRST)?;
-    let task: TaskRow = document(row, FIRST + 1)?;
-    let children: Vec<Uuid> = row.try_get(FIRST + 3)?;
-    Ok(TaskView::of(TaskId(id), task, children.into_iter().map(TaskId).collect()))
+fn text(row: &Row) -> Result<TaskText, QueryError> {
+    TaskText::of(row.try_get(FIRST)?, row.try_get(FIRST + 1)?, row.try_get(FIRST + 3)?)
 }

@@ -1,8 +1,9 @@
 use domain::TaskId;
+use proptest::prelude::*;
 
 use super::*;
-use crate::tasks::TaskView;
-use crate::testing::{History, task};
+use crate::tasks::{TaskText, TaskView};
+use crate::testing::{History, any_history, task};
 
 fn after(commands: &[(&str, &str)]) -> TaskRow {
     let mut history = History::default();
@@ -115,5 +116,51 @@ fn the_view_has_the_fields_of_the_contract() {
         .split_whitespace()
     {
         assert!(shown.get(field).is_some(), "{field} is missing");
+    }
+}
+
+/// What is sent for a row: carried over as text, and as the view would write it.
+fn sent(row: &TaskRow, children: &[u128]) -> (String, String) {
+    let doc = serde_json::to_string(row).unwrap();
+    let children: Vec<Uuid> = children.iter().map(|n| Uuid::from_u128(*n)).collect();
+    let text = TaskText::of(Uuid::from_u128(1), &doc, children.clone()).unwrap();
+    assert_eq!((text.version, text.position), (row.version, row.position));
+    let children = children.into_iter().map(TaskId).collect();
+    let view = TaskView::of(TaskId(Uuid::from_u128(1)), row.clone(), children);
+    assert_eq!(text.view().unwrap(), view);
+    (serde_json::to_string(&text).unwrap(), serde_json::to_string(&view).unwrap())
+}
+
+proptest! {
+    #[test]
+    fn the_text_of_a_task_is_the_one_that_its_view_writes(history in any_history()) {
+        for (_, _, row) in history.world(Tasks).rows() {
+            let (text, view) = sent(row, &[]);
+            prop_assert_eq!(text, view);
+        }
+    }
+}
+
+#[test]
+fn the_text_of_a_task_with_every_field_is_the_one_that_its_view_writes() {
+    let submit = r#"{"title":"T \"x\"","description":"D","type":"k","queue":"q","priority":"high",
+        "payload":{"b":1,"a":1.50},"labels":["x","y"],"capabilities":["gpu"],"assignees":["a"],
+        "parent_id":"00000000-0000-0000-0000-000000000009",
+        "depends_on":["00000000-0000-0000-0000-000000000008"],
+        "due_at":"2030-01-01T00:00:00.5Z","run_at":"1970-01-01T00:00:00Z"}"#;
+    let progress = ("progress", r#"{"lease_token":1,"percent":50,"message":"half","data":[1.0]}"#);
+    for steps in [
+        &[("submit", submit)][..],
+        &[("submit", submit), ASSIGN, START, progress],
+        &[("submit", submit), ASSIGN, START, ("complete", r#"{"lease_token":1,"result":[1e3]}"#)],
+        &[
+            ("submit", submit),
+            ASSIGN,
+            ("fail", r#"{"lease_token":1,"error":"x","retryable":false}"#),
+        ],
+        &[("submit", submit), ("cancel", "{}"), ("archive", "{}")],
+    ] {
+        let (text, view) = sent(&after(steps), &[5, 6]);
+        assert_eq!(text, view);
     }
 }

@@ -18,6 +18,7 @@ mod w4a;
 mod w4b;
 mod w4c;
 mod w5;
+mod w5_nats;
 mod w5_sse;
 mod w6;
 mod w7;

@@ -6,20 +6,20 @@
 //! it got every position once and in order.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ::commands::Ids;
 use anyhow::{Context as _, bail, ensure};
-use async_nats::{Client as Nats, Subscriber};
 use broker::subject;
-use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::w2_agent::{Wire, body};
+use super::w5_nats::Subscriptions;
 use super::w5_sse::Sse;
 use super::{fill, many, settle};
 use crate::cell::{Cell, Context, Mode, Params};
@@ -29,11 +29,15 @@ use crate::target::Target;
 
 /// NATS connections that the subscribers share, as in the limit cell.
 const CONNECTIONS: usize = 10;
-/// Events that a subscriber may be behind before the next batch is submitted: within what
-/// the server keeps in memory and a subscription holds.
-const BEHIND: u64 = 6_000;
 /// Events of a batch.
 const BATCH: u64 = 1_000;
+/// Events that a subscriber of SSE may be behind before the next batch is submitted: within
+/// what the gateway keeps in memory.
+const BEHIND_SSE: u64 = 6_000;
+/// The same over NATS. The server drops a connection with more than 64 MiB waiting, and one
+/// of these carries ten copies of every event, each of about 1.2 KiB with its headers:
+/// with the batch under way at most 24 MiB.
+const BEHIND_NATS: u64 = 1_000;
 /// Submissions per second of the schedule.
 const RATE: f64 = 200.0;
 /// How long a subscriber may get nothing while there is something.
@@ -43,6 +47,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 enum Over {
     Sse,
     Nats,
+}
+
+impl Over {
+    const fn behind(self) -> u64 {
+        match self {
+            Self::Sse => BEHIND_SSE,
+            Self::Nats => BEHIND_NATS,
+        }
+    }
 }
 
 /// The cells.
@@ -95,7 +108,7 @@ async fn deliveries(context: Context, over: Over, count: usize) -> anyhow::Resul
             Some((from, _)) if now.duration_since(from) >= context.budget.measure => break,
             None | Some(_) => {}
         }
-        if begun + submitted > crowd.slowest() + BEHIND {
+        if begun + submitted > crowd.slowest() + over.behind() {
             crowd.sound()?;
             tokio::time::sleep(Duration::from_micros(200)).await;
             continue;
@@ -181,30 +194,25 @@ impl Crowd {
         let reached: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(begun)).collect();
         let stop = Arc::new(AtomicU64::new(u64::MAX));
         let mut running = JoinSet::new();
-        let mut clients: Vec<Nats> = Vec::new();
-        if over == Over::Nats {
-            for _ in 0..CONNECTIONS.min(count) {
-                clients.push(target.nats().await?);
-            }
-        }
-        for nth in 0..count {
+        // Subscribers by connection: SSE has one each.
+        let connections = if over == Over::Nats { CONNECTIONS.min(count) } else { count };
+        for nth in 0..connections {
+            let (first, end) = (nth * count / connections, (nth + 1) * count / connections);
             let source = match over {
                 Over::Sse => Source::Sse(Sse::open(&target.http, &target.token, begun).await?),
                 Over::Nats => {
-                    let client = &clients[nth % clients.len()];
-                    Source::Nats(client.subscribe(subject::ALL_EVENTS).await?)
+                    let (url, token) = (&target.nats_url, target.nats_token.as_deref());
+                    let subject = subject::ALL_EVENTS;
+                    Source::Nats(Subscriptions::open(url, token, subject, end - first).await?)
                 }
             };
             let place = Place {
                 reached: reached.clone(),
-                nth,
+                subscribers: first..end,
                 stop: stop.clone(),
                 arrived: arrivals.then(Vec::new),
             };
             running.spawn(follow(source, place, begun));
-        }
-        for client in &clients {
-            client.flush().await?;
         }
         Ok(Self { reached, begun, running, stop })
     }
@@ -241,30 +249,31 @@ impl Crowd {
     }
 }
 
+/// One connection.
 enum Source {
     Sse(Sse),
-    Nats(Subscriber),
+    Nats(Subscriptions),
 }
 
 impl Source {
-    async fn positions(&mut self, found: &mut Vec<u64>) -> anyhow::Result<()> {
+    /// Which of the connection's subscribers got which positions.
+    async fn positions(&mut self, found: &mut Vec<(usize, u64)>) -> anyhow::Result<()> {
         match self {
-            Self::Sse(sse) => sse.positions(found).await,
-            Self::Nats(messages) => {
-                let message = messages.next().await.context("a subscription ended")?;
-                let headers = message.headers.as_ref();
-                let position = headers.and_then(|headers| headers.get("Taffrail-Position"));
-                let position = position.context("an event without a position")?;
-                found.push(position.as_str().parse()?);
+            Self::Sse(sse) => {
+                let mut positions = Vec::new();
+                sse.positions(&mut positions).await?;
+                found.extend(positions.into_iter().map(|position| (0, position)));
                 Ok(())
             }
+            Self::Nats(subscriptions) => subscriptions.positions(found).await,
         }
     }
 }
 
 struct Place {
     reached: Arc<[AtomicU64]>,
-    nth: usize,
+    /// Those whose events come over this connection.
+    subscribers: Range<usize>,
     /// The position to end at, once that is known.
     stop: Arc<AtomicU64>,
     arrived: Option<Arrived>,
@@ -272,30 +281,33 @@ struct Place {
 
 /// Takes events until told to stop; anything but the next position is an error.
 async fn follow(mut source: Source, place: Place, begun: u64) -> anyhow::Result<Arrived> {
-    let Place { reached, nth, stop, mut arrived } = place;
-    let mut last = begun;
+    let Place { reached, subscribers, stop, mut arrived } = place;
+    let mut last = vec![begun; subscribers.len()];
     let mut found = Vec::new();
     let mut quiet_since = Instant::now();
-    while last < stop.load(Ordering::Acquire) {
+    while last.iter().any(|last| *last < stop.load(Ordering::Acquire)) {
         // A look at the stop now and then, also when nothing comes.
         match timeout(Duration::from_millis(250), source.positions(&mut found)).await {
             Ok(got) => got?,
             Err(_) if quiet_since.elapsed() > PATIENCE => {
-                bail!("subscriber {nth} stands at {last} and gets nothing")
+                bail!("subscribers {subscribers:?} stand at {last:?} and get nothing")
             }
             Err(_) => continue,
         }
         quiet_since = Instant::now();
-        for position in found.drain(..) {
-            if position != last + 1 {
-                bail!("subscriber {nth} got {position} behind {last}");
+        for (nth, position) in found.drain(..) {
+            let last = last.get_mut(nth).context("an event for nobody")?;
+            if position != *last + 1 {
+                bail!("subscriber {} got {position} behind {last}", subscribers.start + nth);
             }
-            last = position;
+            *last = position;
             if let Some(arrived) = &mut arrived {
                 arrived.push((position, quiet_since));
             }
         }
-        reached[nth].store(last, Ordering::Relaxed);
+        for (reached, last) in reached[subscribers.clone()].iter().zip(&last) {
+            reached.store(*last, Ordering::Relaxed);
+        }
     }
     Ok(arrived.unwrap_or_default())
 }
