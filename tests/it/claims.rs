@@ -173,8 +173,11 @@ async fn a_task_carries_what_describes_it_and_tells_that_it_is_late() {
     bench.post(&format!("{path}/block"), block).await;
     let (status, problem) = bench.call(Method::POST, &format!("{path}/unblock"), json!({})).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
-    let why = bench.get(&format!("{path}/why")).await.to_string();
-    assert!(why.contains("no budget") && why.contains("the treasurer"), "{why}");
+    until("why it stands still can be read", async || {
+        let why = bench.get(&format!("{path}/why")).await.to_string();
+        why.contains("no budget") && why.contains("the treasurer")
+    })
+    .await;
 
     let (status, problem) = bench
         .call(
