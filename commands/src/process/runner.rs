@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::operations::Operations;
 use super::perform::Session;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Leases, Manager, Source, Watchdog, operations, until};
+use super::{Leases, Manager, Schedules, Source, Watchdog, operations, until};
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
 /// Events read at once.
@@ -36,7 +36,7 @@ impl Default for ManagersConfig {
     }
 }
 
-/// Scheduler, lease watcher, watchdog and operations, as one role.
+/// Scheduler, lease watcher, watchdog, schedules and operations, as one role.
 pub struct Managers {
     source: Arc<dyn Source>,
     executor: Arc<dyn Executor>,
@@ -138,6 +138,7 @@ impl Run {
             managers: vec![
                 Arc::new(Mutex::new(Leases::default())),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
+                Arc::new(Mutex::new(Schedules::default())),
             ],
             operations: Arc::default(),
             works,
