@@ -89,6 +89,11 @@ macro_rules! contexts {
                 match self { $(Self::$variant(event) => event.name(),)* }
             }
 
+            /// The names of a kind's events, with the current versions of their shapes.
+            pub fn types(kind: StreamType) -> &'static [(&'static str, u16)] {
+                match kind { $(StreamType::$variant => <$event>::TYPES,)* }
+            }
+
             /// The version of its payload's shape.
             pub fn schema_version(&self) -> u16 {
                 match self { $(Self::$variant(event) => event.schema_version(),)* }

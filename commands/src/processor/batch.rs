@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
-    Status, TenantId, Timestamp, event_id,
+    Status, StreamType, TenantId, Timestamp, event_id,
 };
 use store::seeded::{Planted, planted};
 use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
@@ -155,7 +155,10 @@ impl Decider {
             let detail = format!("version {expected} expected, {} is current", stream.version);
             return Err(Refusal::new(Code::VersionMismatch, detail));
         }
-        if stream.version >= self.stream_limit {
+        // A schedule lives on: every firing is an event of its stream, and snapshots keep it
+        // quick to load.
+        let endless = command.command.stream_type() == StreamType::Schedule;
+        if stream.version >= self.stream_limit && !endless {
             return Err(Refusal::new(Code::StreamTooLong, "the stream takes no more events"));
         }
         let facts = Facts { now: self.now, actor: command.actor.clone() };

@@ -7,9 +7,10 @@ use utoipa::ToSchema;
 use super::cron::CronTimes;
 use super::template::Template;
 use super::timing::{OnEvent, When};
-use crate::catalogue::event_types;
+use crate::catalogue::Event;
 use crate::decide::Timestamp;
 use crate::expression::Condition;
+use crate::ids::StreamType;
 use crate::json::{Json, nearest};
 use crate::problem::FieldError;
 use crate::values::Check;
@@ -138,9 +139,11 @@ impl Given<'_> {
 }
 
 fn check_event(on: &OnEvent) -> Option<FieldError> {
-    let names: Vec<String> =
-        event_types().iter().map(|kind| format!("{}.{}", kind.stream_type, kind.name)).collect();
-    if !names.contains(&on.kind) {
+    if on.parts().is_none() {
+        let names = StreamType::ALL.into_iter().flat_map(|stream| {
+            Event::types(stream).iter().map(move |(name, _)| format!("{stream}.{name}"))
+        });
+        let names: Vec<String> = names.collect();
         let shown: String = on.kind.chars().take(64).collect();
         let near = nearest(&shown, names.iter().map(String::as_str));
         let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::cron::CronTimes;
+use crate::catalogue::Event;
 use crate::decide::Timestamp;
+use crate::ids::StreamType;
 
 /// Slots that are counted at most; of more it is said that they are at least so many.
 pub const MOST_COUNTED: u64 = 1_000;
@@ -47,6 +49,16 @@ pub struct OnEvent {
     /// A condition in CEL over `event`; every event of the type where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+}
+
+impl OnEvent {
+    /// The stream's type and the event's name; `None` where there is no such event.
+    pub fn parts(&self) -> Option<(StreamType, &'static str)> {
+        let (stream, event) = self.kind.split_once('.')?;
+        let stream: StreamType = stream.parse().ok()?;
+        let known = Event::types(stream).iter().map(|(name, _)| *name);
+        known.into_iter().find(|name| *name == event).map(|name| (stream, name))
+    }
 }
 
 /// The word for a [`When`].

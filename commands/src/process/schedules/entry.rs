@@ -6,10 +6,10 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use domain::expression::Condition;
 use domain::schedule::{
-    FireSchedule, MisfirePolicy, OverlapPolicy, Schedule, ScheduleCommand, ScheduleSpec,
+    FireSchedule, MisfirePolicy, OnEvent, OverlapPolicy, Schedule, ScheduleCommand, ScheduleSpec,
     ScheduleState, SkipReason, SkipSchedule, Template, Timing, When,
 };
-use domain::{StreamType, Timestamp, event_types};
+use domain::{StreamType, Timestamp};
 use uuid::Uuid;
 
 use super::{ACTOR, Ask, Key};
@@ -53,19 +53,14 @@ pub(super) struct Waiting {
 
 impl Entry {
     /// Takes over what the schedule says now.
-    pub fn reread(&mut self, position: u64) {
+    pub fn reread(&mut self, position: u64, retimed: bool) {
         self.changed(position);
         let Some(spec) = &self.state.spec else { return };
         let on = match &spec.when {
             When::Event(on) => Some(on),
             When::Cron { .. } | When::Interval { .. } | When::At { .. } => None,
         };
-        self.event = on.and_then(|on| {
-            let known = event_types().into_iter();
-            known
-                .map(|kind| (kind.stream_type, kind.name))
-                .find(|(stream, name)| on.kind == format!("{stream}.{name}"))
-        });
+        self.event = on.and_then(OnEvent::parts);
         let filter = on.and_then(|on| on.filter.as_deref());
         self.condition = filter.and_then(|filter| Condition::parse(filter, "event").ok());
         if filter.is_some() && self.condition.is_none() {
@@ -73,7 +68,7 @@ impl Entry {
             tracing::warn!(schedule = spec.name, "its condition cannot be read; it does not fire");
             self.event = None;
         }
-        if on.is_none() {
+        if retimed {
             self.waiting.clear();
         }
         self.timing = Some(Timing::of(&spec.when));
@@ -117,7 +112,8 @@ impl Entry {
     pub fn next_step(&self, now: Timestamp) -> Option<Timestamp> {
         let spec = self.spec().filter(|_| self.asked.is_none())?;
         // The end of the task makes it look again.
-        if spec.overlap == OverlapPolicy::Queue && !self.open.is_empty() {
+        let full = self.waiting.len() > MOST_WAITING;
+        if spec.overlap == OverlapPolicy::Queue && !self.open.is_empty() && !full {
             return None;
         }
         let at = match self.waiting.front() {
@@ -157,7 +153,12 @@ impl Entry {
     }
 
     /// What becomes of the slots that lie behind: the first decision about them.
-    fn slot(&self, spec: &ScheduleSpec, overlaps: bool, now: Timestamp) -> Option<(Ask, Timestamp)> {
+    fn slot(
+        &self,
+        spec: &ScheduleSpec,
+        overlaps: bool,
+        now: Timestamp,
+    ) -> Option<(Ask, Timestamp)> {
         let timing = self.timing.as_ref()?;
         let cursor = self.state.cursor;
         let newest = timing.last_within(cursor, now)?;

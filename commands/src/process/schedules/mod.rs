@@ -103,7 +103,8 @@ impl Schedules {
             entry.decided();
         }
         match happened {
-            E::Created(_) | E::Updated(_) => entry.reread(event.position),
+            E::Created(_) => entry.reread(event.position, true),
+            E::Updated(change) => entry.reread(event.position, change.retimed),
             E::Paused(_) | E::Resumed(_) => entry.changed(event.position),
             E::Fired(fired) => {
                 let from = match fired.by {
@@ -111,12 +112,12 @@ impl Schedules {
                     FiredBy::Time | FiredBy::Trigger | FiredBy::Backfill => None,
                 };
                 let task = task_of(ScheduleId(key.1), fired.run);
-                entry.open.insert(task.0);
                 if let Some(template) = &entry.template {
                     let submit = Submit::of(event, fired, template.clone(), from);
                     self.submits.add((key.0.clone(), task.0), submit);
+                    entry.open.insert(task.0);
+                    self.open.insert((key.0.clone(), task.0), key.clone());
                 }
-                self.open.insert((key.0.clone(), task.0), key.clone());
             }
             E::Skipped(skipped) => {
                 entry.take(skipped.position.unwrap_or_default());
@@ -138,8 +139,10 @@ impl Schedules {
             for task in &entry.open {
                 self.open.remove(&(key.0.clone(), *task));
             }
+            if let Some(at) = entry.due {
+                self.due.remove(&(at, key.clone()));
+            }
         }
-        self.changed.insert(key.clone());
     }
 
     fn list(&mut self, key: &Key) {
@@ -187,10 +190,7 @@ impl Schedules {
     /// Finds the next step of those that changed.
     fn settle_changed(&mut self, now: Timestamp) {
         while let Some(key) = self.changed.pop_first() {
-            let Some(entry) = self.schedules.get_mut(&key) else {
-                self.due.retain(|(_, other)| *other != key);
-                continue;
-            };
+            let Some(entry) = self.schedules.get_mut(&key) else { continue };
             if let Some(at) = entry.due.take() {
                 self.due.remove(&(at, key.clone()));
             }

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use domain::schedule::{
-    Filling, ScheduleCommand, ScheduleFired, ScheduleSubmitFailed, Template,
-};
+use domain::schedule::{Filling, ScheduleCommand, ScheduleFired, ScheduleSubmitFailed, Template};
 use domain::task::TaskCommand;
 use domain::{Code, Command, Outcome, Problem, Recorded, Status, Timestamp};
 use uuid::Uuid;

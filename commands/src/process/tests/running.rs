@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::agent::{AgentCommand, RegisterAgent};
-use domain::task::{CompleteTask, FailTask, StartTask, TaskCommand, UpdateTask};
+use domain::task::{ClaimTasks, CompleteTask, FailTask, StartTask, TaskCommand, UpdateTask};
 use domain::values::Priority;
 use domain::{Code, Json, Status, TaskId};
 
