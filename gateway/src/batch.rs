@@ -178,9 +178,7 @@ pub(crate) fn is_of_the_system(command: &Command) -> bool {
         Command::Operation(command) => !matches!(command, OperationCommand::Cancel(_)),
         Command::Schedule(command) => matches!(
             command,
-            ScheduleCommand::Fire(_)
-                | ScheduleCommand::Skip(_)
-                | ScheduleCommand::ReportFailure(_)
+            ScheduleCommand::Fire(_) | ScheduleCommand::Skip(_) | ScheduleCommand::ReportFailure(_)
         ),
         Command::Agent(_) | Command::Crew(_) => false,
     }

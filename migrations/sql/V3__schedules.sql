@@ -4,8 +4,8 @@ CREATE TABLE read.schedules (
     tenant  text COLLATE "C" NOT NULL,
     key     uuid NOT NULL,
     doc     text NOT NULL,
-    created bigint NOT NULL,              -- position of the first event: the order of lists
-    kind    text COLLATE "C" NOT NULL,    -- cron, interval, at, event
+    created bigint NOT NULL,
+    kind    text COLLATE "C" NOT NULL,
     state   text COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);

@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::http::idempotency_key;
 use crate::{Client, Error, Query};
 
 impl Client {
@@ -12,7 +13,8 @@ impl Client {
     /// # Errors
     /// When it is refused or no answer comes.
     pub async fn create_schedule(&self, body: &Value, key: Option<&str>) -> Result<Value, Error> {
-        self.call(Method::POST, "v1/schedules", &[], Some(body), key).await
+        let headers = key.map(idempotency_key);
+        self.call(Method::POST, "v1/schedules", &[], Some(body), headers.as_slice()).await
     }
 
     /// One schedule.

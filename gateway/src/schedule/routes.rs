@@ -140,8 +140,7 @@ pub async fn next_runs(
     }
     let head = app.doors.reader.feed.head();
     view::wait(&app, fresh, &[Model::Schedules]).await?;
-    let found =
-        app.doors.queries.schedule(&caller.tenant, ScheduleId(id), fresh.wait).await?;
+    let found = app.doors.queries.schedule(&caller.tenant, ScheduleId(id), fresh.wait).await?;
     let Answer { value, position, lag_ms } = view::present(found, "schedule", head)?;
     let items = value.upcoming(app.doors.clock.now(), most as usize);
     let state = value.schedule.state.unwrap_or(ScheduleState::Deleted);
