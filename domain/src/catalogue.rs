@@ -13,6 +13,7 @@ use crate::json::nearest;
 use crate::operation::{Operation, OperationCommand, OperationEvent};
 use crate::problem::{Code, FieldError, Problem};
 use crate::recorded::DecodeError;
+use crate::schedule::{Schedule, ScheduleCommand, ScheduleEvent};
 use crate::task::{Task, TaskCommand, TaskEvent};
 
 macro_rules! contexts {
@@ -86,6 +87,11 @@ macro_rules! contexts {
             /// Its name on the wire and in the log.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$variant(event) => event.name(),)* }
+            }
+
+            /// The names of a kind's events, with the current versions of their shapes.
+            pub fn types(kind: StreamType) -> &'static [(&'static str, u16)] {
+                match kind { $(StreamType::$variant => <$event>::TYPES,)* }
             }
 
             /// The version of its payload's shape.
@@ -187,6 +193,7 @@ contexts! {
     Agent(Agent, AgentCommand, AgentEvent),
     Operation(Operation, OperationCommand, OperationEvent),
     Crew(Crew, CrewCommand, CrewEvent),
+    Schedule(Schedule, ScheduleCommand, ScheduleEvent),
 }
 
 /// An event's literal name, version and schema.
@@ -235,6 +242,7 @@ impl Command {
                 | Self::Agent(AgentCommand::Register(_))
                 | Self::Operation(OperationCommand::Accept(_))
                 | Self::Crew(CrewCommand::Assemble(_))
+                | Self::Schedule(ScheduleCommand::Create(_))
         )
     }
 
@@ -242,7 +250,11 @@ impl Command {
     pub fn claim(&self) -> Option<Claim> {
         match self {
             Self::Agent(AgentCommand::Register(new)) => Some(Claim::agent_name(&new.name)),
-            Self::Agent(_) | Self::Task(_) | Self::Operation(_) | Self::Crew(_) => None,
+            Self::Agent(_)
+            | Self::Task(_)
+            | Self::Operation(_)
+            | Self::Crew(_)
+            | Self::Schedule(_) => None,
         }
     }
 }
@@ -281,7 +293,11 @@ impl Event {
             Self::Agent(AgentEvent::Retired(gone)) => {
                 Some(ClaimChange::Free(Claim::agent_name(&gone.name)))
             }
-            Self::Agent(_) | Self::Task(_) | Self::Operation(_) | Self::Crew(_) => None,
+            Self::Agent(_)
+            | Self::Task(_)
+            | Self::Operation(_)
+            | Self::Crew(_)
+            | Self::Schedule(_) => None,
         }
     }
 }

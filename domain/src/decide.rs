@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, FieldError, Problem};
 use crate::task::TaskTypes;
 
 /// An instant in UTC, to the microsecond (what the database keeps).
@@ -51,12 +51,21 @@ pub struct Refusal {
     pub allowed: Vec<&'static str>,
     /// What stands in the way.
     pub conflicting_id: Option<uuid::Uuid>,
+    /// The fields at fault, where it is for what they say.
+    pub errors: Vec<FieldError>,
 }
 
 impl Refusal {
     /// A refusal of a code.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), state: None, allowed: vec![], conflicting_id: None }
+        Self {
+            code,
+            detail: detail.into(),
+            state: None,
+            allowed: vec![],
+            conflicting_id: None,
+            errors: vec![],
+        }
     }
 
     /// A command that the state does not allow, with those it does.
@@ -84,6 +93,7 @@ impl From<&Refusal> for Problem {
             allowed: refusal.allowed.iter().map(|s| (*s).to_owned()).collect(),
             state: refusal.state.clone(),
             conflicting_id: refusal.conflicting_id,
+            errors: refusal.errors.clone(),
             ..Self::new(refusal.code, refusal.detail.clone())
         }
     }

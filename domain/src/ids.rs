@@ -47,6 +47,8 @@ ids! {
     OperationId;
     /// Names one crew.
     CrewId;
+    /// Names one schedule.
+    ScheduleId;
 }
 
 /// The customer that owns a stream: a slug, part of every key and every subject.
@@ -104,11 +106,14 @@ pub enum StreamType {
     Operation,
     /// A team of agents.
     Crew,
+    /// A standing order to submit tasks.
+    Schedule,
 }
 
 impl StreamType {
     /// Every kind, in the order of the documents.
-    pub const ALL: [Self; 4] = [Self::Task, Self::Agent, Self::Operation, Self::Crew];
+    pub const ALL: [Self; 5] =
+        [Self::Task, Self::Agent, Self::Operation, Self::Crew, Self::Schedule];
 
     /// The token in subjects and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -117,6 +122,7 @@ impl StreamType {
             Self::Agent => "agent",
             Self::Operation => "operation",
             Self::Crew => "crew",
+            Self::Schedule => "schedule",
         }
     }
 }

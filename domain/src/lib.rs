@@ -12,12 +12,14 @@ pub mod agent;
 mod catalogue;
 pub mod crew;
 mod decide;
+pub mod expression;
 pub mod ids;
 pub mod json;
 pub mod operation;
 pub mod outcome;
 pub mod problem;
 pub mod recorded;
+pub mod schedule;
 pub mod task;
 pub mod upcast;
 pub mod values;
@@ -26,7 +28,7 @@ pub use catalogue::{
     Aggregate, Claim, ClaimChange, Command, Event, EventType, definitions, event_id, event_types,
 };
 pub use decide::{Facts, Refusal, Stamped, Timestamp};
-pub use ids::{AgentId, CrewId, OperationId, StreamType, TaskId, TenantId};
+pub use ids::{AgentId, CrewId, OperationId, ScheduleId, StreamType, TaskId, TenantId};
 pub use json::Json;
 pub use outcome::{Outcome, OutcomeEvent, Status};
 pub use problem::{Code, FieldError, Problem};

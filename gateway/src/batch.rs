@@ -171,10 +171,15 @@ fn envelope(
 /// Whether a command is none of a caller's: what only managers and runners may say.
 pub(crate) fn is_of_the_system(command: &Command) -> bool {
     use domain::operation::OperationCommand;
+    use domain::schedule::ScheduleCommand;
     use domain::task::TaskCommand;
     match command {
         Command::Task(command) => matches!(command, TaskCommand::ExpireLease(_)),
         Command::Operation(command) => !matches!(command, OperationCommand::Cancel(_)),
+        Command::Schedule(command) => matches!(
+            command,
+            ScheduleCommand::Fire(_) | ScheduleCommand::Skip(_) | ScheduleCommand::ReportFailure(_)
+        ),
         Command::Agent(_) | Command::Crew(_) => false,
     }
 }

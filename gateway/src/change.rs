@@ -240,6 +240,7 @@ pub(crate) const fn collection(kind: StreamType) -> &'static str {
         StreamType::Agent => "agents",
         StreamType::Operation => "operations",
         StreamType::Crew => "crews",
+        StreamType::Schedule => "schedules",
     }
 }
 

@@ -29,6 +29,7 @@ mod query;
 mod queue;
 mod room;
 mod router;
+mod schedule;
 mod server;
 mod service;
 mod shapes;

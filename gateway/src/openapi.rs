@@ -14,7 +14,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
-    agent, audit, batch, events, health, metrics, models, operation, queue, service, task,
+    agent, audit, batch, events, health, metrics, models, operation, queue, schedule, service, task,
 };
 
 /// The problem document of a refusal.
@@ -46,6 +46,7 @@ pub struct Accepted(AcceptedBody);
         (name = "queues", description = "What waits where, and claims"),
         (name = "dead letters", description = "Tasks that failed for good"),
         (name = "agents", description = "The workers"),
+        (name = "schedules", description = "Tasks that are submitted at a time or on an event"),
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
         (name = "audit", description = "Who did what, and what was refused"),
@@ -86,6 +87,10 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(agent::beat),
         routes!(agent::follow_logs),
         routes!(agent::command_agent),
+        routes!(schedule::create_schedule, schedule::list_schedules),
+        routes!(schedule::get_schedule, schedule::update_schedule, schedule::delete_schedule),
+        routes!(schedule::next_runs),
+        routes!(schedule::command_schedule),
         routes!(operation::list_operations),
         routes!(operation::get_operation),
         routes!(operation::cancel_operation),

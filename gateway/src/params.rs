@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::agent::AgentState;
 use domain::operation::OperationState;
+use domain::schedule::{ScheduleKind, ScheduleState};
 use domain::task::TaskState;
 use domain::values::Priority;
 use uuid::Uuid;
@@ -32,6 +33,8 @@ words! {
     TaskState: TaskState::ALL,
     AgentState: AgentState::ALL,
     Priority: Priority::ALL,
+    ScheduleKind: ScheduleKind::ALL,
+    ScheduleState: ScheduleState::ALL,
     OperationState: [
         OperationState::Accepted,
         OperationState::Running,

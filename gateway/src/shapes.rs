@@ -8,7 +8,11 @@ use utoipa::openapi::{OpenApi as Document, RefOr, Required};
 /// The same document, exact in both.
 pub(crate) fn exact(mut document: Document) -> Document {
     commands(&mut document);
-    let changes = [("UpdateTask", StreamType::Task), ("UpdateAgent", StreamType::Agent)];
+    let changes = [
+        ("UpdateTask", StreamType::Task),
+        ("UpdateAgent", StreamType::Agent),
+        ("UpdateSchedule", StreamType::Schedule),
+    ];
     for (name, kind) in changes {
         let components = document.components.as_mut();
         let schema = components.and_then(|components| components.schemas.get_mut(name));
@@ -24,6 +28,7 @@ fn commands(document: &mut Document) {
     let routes = [
         ("/v1/tasks/{id}/{command}", StreamType::Task, crate::task::NOT_HERE),
         ("/v1/agents/{id}/{command}", StreamType::Agent, crate::agent::NOT_HERE),
+        ("/v1/schedules/{id}/{command}", StreamType::Schedule, crate::schedule::NOT_HERE),
     ];
     for (path, kind, not_here) in routes {
         let operation = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut());

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use domain::{AgentId, Code, OperationId, Problem, StreamType, TaskId};
+use domain::{AgentId, Code, OperationId, Problem, ScheduleId, StreamType, TaskId};
 use projections::agents::AgentView;
+use projections::schedules::ScheduleView;
 use projections::{Answer, Model, Page, QueryError};
 use serde::Serialize;
 use std::time::Duration;
@@ -130,6 +131,7 @@ pub(crate) async fn shown(
         StreamType::Task => &[Model::Tasks],
         StreamType::Agent => &[Model::Agents, Model::Tasks],
         StreamType::Operation => &[Model::Operations],
+        StreamType::Schedule => &[Model::Schedules],
         StreamType::Crew => return None,
     };
     queries.wait_for_all(models, position, patience).await.ok()?;
@@ -145,6 +147,11 @@ pub(crate) async fn shown(
         StreamType::Operation => {
             let operation = queries.operation(tenant, OperationId(id), patience).await.ok()?;
             Json(operation.value?).into_response()
+        }
+        StreamType::Schedule => {
+            let id = ScheduleId(id);
+            let row = queries.schedule(tenant, id, patience).await.ok()?.value?;
+            Json(ScheduleView::of(id, row)).into_response()
         }
         StreamType::Crew => return None,
     })

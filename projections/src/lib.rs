@@ -17,6 +17,7 @@ pub mod operations;
 mod progress;
 mod query;
 pub mod queues;
+pub mod schedules;
 pub mod tasks;
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ mod readme;
 mod rebuild;
 mod relay;
 mod roles;
+mod schedules;
 mod servers;
 mod slow_readers;
 mod store;

@@ -15,6 +15,7 @@ mod perform;
 mod roster;
 mod runner;
 mod scheduler;
+mod schedules;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use deadlines::Deadlines;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
 pub use scheduler::{Gauges, QueueDepth, SchedulerHandle};
+pub use schedules::Schedules;
 pub use source::Source;
 pub use watchdog::Watchdog;
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::operations::Operations;
 use super::perform::Session;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Deadlines, Manager, Source, Watchdog, operations, until};
+use super::{Deadlines, Manager, Schedules, Source, Watchdog, operations, until};
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
 /// Events read at once.
@@ -38,7 +38,7 @@ impl Default for ManagersConfig {
     }
 }
 
-/// Scheduler, lease watcher, watchdog and operations, as one role.
+/// Scheduler, lease watcher, watchdog, schedules and operations, as one role.
 pub struct Managers {
     source: Arc<dyn Source>,
     executor: Arc<dyn Executor>,
@@ -145,6 +145,7 @@ impl Run {
             managers: vec![
                 Arc::new(Mutex::new(Deadlines::new(retention))),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
+                Arc::new(Mutex::new(Schedules::default())),
             ],
             operations: Arc::default(),
             works,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use domain::task::TaskTypes;
 use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
-    Status, TenantId, Timestamp, event_id,
+    Status, StreamType, TenantId, Timestamp, event_id,
 };
 use store::seeded::{Planted, planted};
 use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
@@ -158,7 +158,10 @@ impl Decider {
             let detail = format!("version {expected} expected, {} is current", stream.version);
             return Err(Refusal::new(Code::VersionMismatch, detail));
         }
-        if stream.version >= self.stream_limit {
+        // A schedule lives on: every firing is an event of its stream, and snapshots keep it
+        // quick to load.
+        let endless = command.command.stream_type() == StreamType::Schedule;
+        if stream.version >= self.stream_limit && !endless {
             return Err(Refusal::new(Code::StreamTooLong, "the stream takes no more events"));
         }
         let (actor, task_types) = (command.actor.clone(), self.task_types.clone());

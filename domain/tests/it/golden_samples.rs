@@ -39,6 +39,7 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Operation, "accept fail"),
     (StreamType::Operation, "accept cancel"),
     (StreamType::Crew, "assemble assign_role disband"),
+    (StreamType::Schedule, "create update pause resume trigger ~skip ~fire report_failure delete"),
 ];
 
 /// Every event of every life in every style, in order.
@@ -81,10 +82,22 @@ fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
 fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless: bool) -> String {
     let token = match state {
         Aggregate::Task(task) => task.tokens,
-        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+        Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Schedule(_) => 0,
     };
-    let must = required(kind, name, token, style);
+    let must = match state {
+        Aggregate::Schedule(schedule) if matches!(name, "fire" | "skip") => {
+            match schedule.next_run() {
+                Some(slot) => format!(r#""slot_at":"{}""#, slot.to_rfc3339()),
+                None => format!(r#""position":{}"#, schedule.event_cursor + 7),
+            }
+        }
+        _ => required(kind, name, token, style),
+    };
     let more = match style {
+        Style::Bare if (kind, name) == (StreamType::Schedule, "skip") => r#""reason":"overlap""#,
         Style::Bare => "",
         Style::Full => full(kind, name),
         Style::Odd => odd(kind, name),
@@ -129,6 +142,25 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
             }
             format!(r#""problem":{}"#, domain::Json::of(&problem).as_str())
         }
+        (StreamType::Schedule, "create") => {
+            let when = [
+                r#""interval_ms":60000"#,
+                r#""cron":"30 2 * * 1-5","timezone":"Europe/Berlin""#,
+                r#""on_event":{"type":"task.completed"}"#,
+            ][style as usize];
+            format!(r#""name":"{word}",{when},"task":{{"title":"{word}"}}"#)
+        }
+        (StreamType::Schedule, "update") => [
+            r#""name":"b""#,
+            r#""timezone":"America/New_York""#,
+            r#""on_event":{"type":"task.failed","filter":"event.payload.class == 'ñ\\n'"}"#,
+        ][style as usize]
+            .into(),
+        (StreamType::Schedule, "report_failure") => {
+            let mut problem = domain::Problem::new(domain::Code::InvalidBody, "");
+            problem.detail = ["", "too large", "ñ\n🦀"][style as usize].into();
+            format!(r#""run":{},"problem":{}"#, n.min(2), domain::Json::of(&problem).as_str())
+        }
         (StreamType::Crew, "assemble") => format!(r#""name":"{word}","agents":[{n}]"#),
         (StreamType::Crew, "assign_role") => format!(r#"{agent},"role":"role-{n}""#),
         _ => String::new(),
@@ -137,6 +169,15 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
 
 fn full(kind: StreamType, name: &str) -> &'static str {
     match (kind, name) {
+        (StreamType::Schedule, "create") => {
+            r#""misfire":"run_all","misfire_limit":7,"grace_ms":5000,"overlap":"queue""#
+        }
+        (StreamType::Schedule, "update") => {
+            r#""task":{"title":"x","payload":{"run":"{{run}}","slot":"{{slot_at}}"},
+            "labels":{"a":"b"},"retry":{"max_attempts":1}},"overlap":"skip""#
+        }
+        (StreamType::Schedule, "skip") => r#""reason":"misfire""#,
+        (StreamType::Schedule, "fire" | "report_failure") => "",
         (StreamType::Task, "submit") => {
             r#""description":"at length","type":"render","queue":"gpu","priority":"critical",
             "payload":{"frames":[1,2,3],"final":true},"capabilities":["cuda","rust"],
@@ -186,6 +227,12 @@ fn full(kind: StreamType, name: &str) -> &'static str {
 
 fn odd(kind: StreamType, name: &str) -> &'static str {
     match (kind, name) {
+        (StreamType::Schedule, "create") => r#""misfire":"skip","grace_ms":86400000"#,
+        (StreamType::Schedule, "update") => {
+            r#""task":{"title":"x","payload":["{{event.payload.a}}",18446744073709551617]}"#
+        }
+        (StreamType::Schedule, "skip") => r#""reason":"too_many""#,
+        (StreamType::Schedule, "fire" | "report_failure") => "",
         (StreamType::Task, "submit") => {
             r#""payload":{"big":18446744073709551617,"tiny":1e-300,"kept":1.0E+2,
             "esc":"\u00e9\/\ud83e\udd80","":null},"labels":{"a/b~c":""},"priority":4,

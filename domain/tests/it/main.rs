@@ -8,6 +8,8 @@ mod golden;
 mod golden_samples;
 mod operation;
 mod properties;
+mod schedule;
+mod schedule_times;
 mod support;
 mod task;
 mod task_lease;

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use domain::agent::{AgentCommand, AgentState};
 use domain::operation::OperationCommand;
+use domain::schedule::{Schedule, ScheduleCommand, ScheduleKind};
 use domain::task::TaskCommand;
 use domain::{Aggregate, Command, Event, Facts, StreamType};
 use proptest::collection::vec;
@@ -56,11 +57,17 @@ pub fn walk(kind: StreamType, steps: &[Step]) -> Vec<Met> {
 
 /// A body for a command; three of four show the current token.
 pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
+    if let Aggregate::Schedule(schedule) = state {
+        return schedule_body(schedule, name, pick);
+    }
     let pick = u64::from(pick);
     let lease = match state {
         Aggregate::Task(task) if pick % 4 == 3 => task.tokens.saturating_sub(pick / 4 % 3),
         Aggregate::Task(task) => task.tokens,
-        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+        Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Schedule(_) => 0,
     };
     let agent = domain::AgentId::nth(u128::from(pick % 3 + 1));
     let lease_ms = 1_000 + pick * 200;
@@ -96,7 +103,8 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
                 Aggregate::Agent(_)
                 | Aggregate::Task(_)
                 | Aggregate::Operation(_)
-                | Aggregate::Crew(_) => "",
+                | Aggregate::Crew(_)
+                | Aggregate::Schedule(_) => "",
             };
             let new = if pick % 2 == 0 { "ada" } else { "bob" };
             let name = if known.is_empty() { new } else { known };
@@ -122,6 +130,7 @@ pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
         Aggregate::Task(task) => task.state.map(|state| state.allowed().to_vec()),
         Aggregate::Agent(agent) => agent.state.map(|state| state.allowed().to_vec()),
         Aggregate::Operation(operation) => operation.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Schedule(schedule) => schedule.state.map(|_| schedule.allowed()),
         Aggregate::Crew(_) => None,
     }
 }
@@ -135,6 +144,49 @@ pub fn unlisted(command: &Command) -> bool {
         }
         Command::Agent(command) => matches!(command, AgentCommand::Register(_)),
         Command::Operation(command) => matches!(command, OperationCommand::Accept(_)),
+        Command::Schedule(command) => matches!(
+            command,
+            ScheduleCommand::Create(_)
+                | ScheduleCommand::Fire(_)
+                | ScheduleCommand::Skip(_)
+                | ScheduleCommand::ReportFailure(_)
+        ),
         Command::Crew(_) => true,
+    }
+}
+
+/// A body for a schedule's command; slots and events are mostly the next ones.
+fn schedule_body(schedule: &Schedule, name: &str, pick: u8) -> String {
+    let off = chrono::TimeDelta::seconds(i64::from(pick % 8 / 7));
+    let next = schedule.next_run().unwrap_or(schedule.cursor) + off;
+    let place = match schedule.kind() {
+        Some(ScheduleKind::Event) => {
+            format!(r#""position":{}"#, schedule.event_cursor + u64::from(pick % 3))
+        }
+        _ => format!(r#""slot_at":"{}""#, next.to_rfc3339()),
+    };
+    let task = r#""task":{"title":"t"}"#;
+    match name {
+        "create" => match pick % 4 {
+            0 | 1 => format!(r#"{{"name":"s","interval_ms":5000,{task}}}"#),
+            2 => format!(r#"{{"name":"s","cron":"* * * * *","timezone":"Asia/Tokyo",{task}}}"#),
+            _ => format!(r#"{{"name":"s","on_event":{{"type":"task.completed"}},{task}}}"#),
+        },
+        "update" if pick % 4 == 3 => r#"{"at":"2026-01-01T00:05:00Z"}"#.into(),
+        "update" => r#"{"name":"other"}"#.into(),
+        "fire" => format!("{{{place}}}"),
+        "skip" => format!(r#"{{{place},"reason":"overlap"}}"#),
+        "backfill" => {
+            let from = schedule.cursor - chrono::TimeDelta::minutes(10);
+            let (from, to) = (from.to_rfc3339(), schedule.cursor.to_rfc3339());
+            format!(r#"{{"from":"{from}","to":"{to}"}}"#)
+        }
+        "report_failure" => {
+            let problem = domain::Problem::new(domain::Code::Internal, "p");
+            let run = schedule.run.max(1) + u64::from(pick % 4);
+            format!(r#"{{"run":{run},"problem":{}}}"#, domain::Json::of(&problem).as_str())
+        }
+        _ if pick % 2 == 0 => "{}".into(),
+        _ => r#"{"reason":"so"}"#.into(),
     }
 }

@@ -172,6 +172,12 @@ fn is_loopback(url: &Url) -> bool {
     })
 }
 
+/// A key as a header: a structured-field string, quoted, with quote and backslash escaped.
+pub(crate) fn idempotency_key(key: &str) -> (&'static str, String) {
+    let key = key.replace('\\', "\\\\").replace('"', "\\\"");
+    ("idempotency-key", format!("\"{key}\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

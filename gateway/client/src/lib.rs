@@ -13,6 +13,7 @@ mod follow;
 mod http;
 mod operations;
 mod queues;
+mod schedules;
 mod sse;
 mod tasks;
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use crate::http::idempotency_key;
 use crate::{Client, Error, Query};
 
 /// Between two looks at a task that is waited for.
@@ -30,9 +31,7 @@ impl Client {
     /// # Errors
     /// When it is refused or no answer comes.
     pub async fn submit_task(&self, body: &Value, key: Option<&str>) -> Result<Value, Error> {
-        // A structured-field string: quoted, with quote and backslash escaped.
-        let key = key.map(|key| key.replace('\\', "\\\\").replace('"', "\\\""));
-        let headers = key.map(|key| ("idempotency-key", format!("\"{key}\"")));
+        let headers = key.map(idempotency_key);
         self.call(Method::POST, "v1/tasks", &[], Some(body), headers.as_slice()).await
     }
 

@@ -123,7 +123,8 @@ fn retry_at(events: &[Arc<Recorded>]) -> Option<Timestamp> {
     let moves = events.iter().rev().filter_map(|event| match event.event() {
         Ok(Event::Task(TaskEvent::Updated(_))) => None,
         Ok(Event::Task(event)) => Some(event),
-        Ok(Event::Agent(_) | Event::Operation(_) | Event::Crew(_)) | Err(_) => None,
+        Ok(Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Schedule(_))
+        | Err(_) => None,
     });
     match moves.into_iter().next() {
         Some(TaskEvent::AttemptFailed(failed)) => failed.retry_at,

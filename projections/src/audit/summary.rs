@@ -3,6 +3,7 @@
 use domain::agent::AgentEvent;
 use domain::crew::CrewEvent;
 use domain::operation::OperationEvent;
+use domain::schedule::{ScheduleEvent, SkipReason};
 use domain::task::TaskEvent;
 use domain::{Event, Json};
 
@@ -16,6 +17,7 @@ pub fn summary(event: &Event) -> String {
         Event::Agent(event) => agent(event),
         Event::Operation(event) => operation(event),
         Event::Crew(event) => crew(event),
+        Event::Schedule(event) => schedule(event),
     }
 }
 
@@ -100,6 +102,29 @@ fn crew(event: &CrewEvent) -> String {
         CrewEvent::AssemblyRequested(new) => format!("{} to be assembled", excerpt(&new.name)),
         CrewEvent::RoleAssigned(role) => format!("{} is now {}", role.agent_id, role.role),
         CrewEvent::Disbanded(why) => because("disbanded".into(), &why.reason),
+    }
+}
+
+fn schedule(event: &ScheduleEvent) -> String {
+    use ScheduleEvent as E;
+    match event {
+        E::Created(new) => format!("{} scheduled", excerpt(&new.spec.name)),
+        E::Updated(_) => "described anew".into(),
+        E::Paused(why) => because("paused".into(), &why.reason),
+        E::Resumed(why) => because("resumed".into(), &why.reason),
+        E::Deleted(why) => because("deleted".into(), &why.reason),
+        E::Fired(fired) => format!("run {} for {}", fired.run, fired.slot_at),
+        E::Skipped(skipped) => {
+            let why = match skipped.reason {
+                SkipReason::Misfire => "they had passed",
+                SkipReason::Overlap => "a task was open",
+                SkipReason::TooMany => "too many waited",
+            };
+            format!("{} left out up to {}: {why}", skipped.count, skipped.slot_at)
+        }
+        E::SubmitFailed(failed) => {
+            format!("run {} has no task: {}", failed.run, excerpt(&failed.problem.detail))
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) enum ListKind {
     Agents = 4,
     Operations = 5,
     Audit = 6,
+    Schedules = 7,
 }
 
 /// A place in a list: behind the entry of this position (and id, where positions tie).

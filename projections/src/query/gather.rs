@@ -33,6 +33,7 @@ pub(crate) enum ById {
     Task,
     Agent,
     Operation,
+    Schedule,
 }
 
 impl ById {
@@ -42,6 +43,7 @@ impl ById {
             Self::Task => &[Model::Tasks],
             Self::Agent => &[Model::Agents, Model::Tasks],
             Self::Operation => &[Model::Operations],
+            Self::Schedule => &[Model::Schedules],
         }
     }
 
@@ -51,6 +53,7 @@ impl ById {
             Self::Task => crate::tasks::BY_ID,
             Self::Agent => crate::agents::BY_ID,
             Self::Operation => crate::operations::BY_ID,
+            Self::Schedule => crate::schedules::BY_ID,
         }
     }
 }

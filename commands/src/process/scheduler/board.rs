@@ -57,7 +57,7 @@ impl Board {
                 }
                 self.touched.insert(agent);
             }
-            Ok(Event::Operation(_) | Event::Crew(_)) | Err(_) => {}
+            Ok(Event::Operation(_) | Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
         }
     }
 

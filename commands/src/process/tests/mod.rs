@@ -5,3 +5,5 @@ pub mod memory;
 mod operations;
 mod pure;
 mod running;
+mod schedules;
+mod schedules_pure;

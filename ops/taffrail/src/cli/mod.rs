@@ -20,6 +20,7 @@ mod out;
 mod progress;
 mod queue;
 mod rebuild;
+mod schedule;
 mod sidecar;
 mod submit;
 mod table;
@@ -137,6 +138,9 @@ pub enum ClientVerb {
     /// Tasks that failed or whose attempts are used up
     #[command(subcommand)]
     Dead(dead::DeadVerb),
+    /// Tasks that are submitted at a time or on an event
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleVerb),
     /// Run agents and look after them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
@@ -204,6 +208,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Task(verb) => task::run(app, verb).await,
         ClientVerb::Queue(verb) => queue::run(app, verb).await,
         ClientVerb::Dead(verb) => dead::run(app, verb).await,
+        ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Events(args) => events::run(app, args).await,

@@ -156,7 +156,8 @@ fn labels(given: &[String]) -> Result<Value, Failure> {
     Ok(Value::Object(pairs.collect()))
 }
 
-pub(super) fn read_payload(given: &str) -> Result<Value, Failure> {
+/// JSON as it is given: as text, in a file, or on stdin.
+pub fn read_payload(given: &str) -> Result<Value, Failure> {
     let text = match given.strip_prefix('@') {
         Some(file) => read_input(Path::new(file), MAX_INPUT)?,
         None if given == "-" => read_input(Path::new("-"), MAX_INPUT)?,
