@@ -65,7 +65,7 @@ async fn completed(api: &Api, agent: &str, queue: &str, result: Value) {
     let (_, claimed) = api.post(&format!("/v1/queues/{queue}/claim"), &claim).await;
     let task = &claimed["tasks"][0];
     let path = format!("/v1/tasks/{}/complete", task["task_id"].as_str().unwrap());
-    let body = json!({ "lease_token": task["lease_token"], "result": result });
+    let body = json!({ "lease_token": task["lease"]["token"], "result": result });
     let (status, answer) = api.post(&path, &body).await;
     assert_eq!(status, 200, "{answer}");
 }
@@ -108,7 +108,7 @@ async fn schedules_fire_once_and_on_time_through_a_kill() {
     let first = &events(&api, &on_done, "schedule.fired").await[0];
     let task = claimed["tasks"][0]["task_id"].as_str().unwrap();
     let submitted = &events(&api, task, "task.submitted").await[0];
-    assert_eq!(submitted["causation"], first["position"], "{submitted}");
+    assert_eq!(submitted["causationid"], first["sequence"], "{submitted}");
 
     // An event right before the kill, and some seconds without anybody.
     completed(&api, &agent, "work", json!({ "code": 8 })).await;
@@ -138,8 +138,11 @@ async fn schedules_fire_once_and_on_time_through_a_kill() {
         tasks(&api, "once").await == ran_once.len() && tasks(&api, "all").await == ran_all.len()
     })
     .await;
-    let (_, shown) = api.get(&format!("/v1/schedules/{once}")).await;
-    assert_eq!((&shown["state"], &shown["fired"]), (&json!("paused"), &json!(ran_once.len())));
+    let path = format!("/v1/schedules/{once}");
+    support::until("the pause is shown", async || api.get(&path).await.1["state"] == "paused")
+        .await;
+    let (_, shown) = api.get(&path).await;
+    assert_eq!(shown["fired"], json!(ran_once.len()));
     assert!(shown["misfires"].as_u64().unwrap() >= 3, "{shown}");
     drop(product);
 }
@@ -234,18 +237,27 @@ async fn the_command_line_makes_shows_and_ends_a_schedule() {
     let api = Api::new(&product.http, &product.token);
     support::until("four tasks are there", async || tasks(&api, &queue).await == 4).await;
     run(&["schedule", "pause", id]);
-    let shown: Value = serde_json::from_str(&run(&["schedule", "get", id, "-o", "json"])).unwrap();
-    assert_eq!((&shown["state"], &shown["fired"]), (&json!("paused"), &json!(4)));
+    let get = || serde_json::from_str(&run(&["schedule", "get", id, "-o", "json"])).unwrap();
+    support::until("the pause is shown", async || {
+        let shown: Value = get();
+        shown["state"] == "paused"
+    })
+    .await;
+    let shown: Value = get();
+    assert_eq!(shown["fired"], 4);
     assert_eq!(shown["next_run_at"], Value::Null);
     run(&["schedule", "resume", id]);
     let change = json!({ "timezone": "Asia/Tokyo", "name": "early" });
     let path = format!("/v1/schedules/{id}");
     let changed = api.request(reqwest::Method::PATCH, &path).json(&change).send().await.unwrap();
     assert_eq!(changed.status(), 200);
-    let (_, shown) = api.get(&path).await;
-    assert!(shown["next_run_at"].as_str().unwrap().ends_with("T17:30:00Z"), "{shown}");
+    support::until("the change is shown", async || {
+        let (_, shown) = api.get(&path).await;
+        shown["next_run_at"].as_str().unwrap_or_default().ends_with("T17:30:00Z")
+    })
+    .await;
     run(&["schedule", "delete", id]);
-    assert_eq!(api.get(&path).await.0, 404);
+    support::until("it is gone", async || api.get(&path).await.0 == 404).await;
     let (status, _) = api.post(&format!("{path}/resume"), &json!({})).await;
     assert_eq!(status, 404);
 }
