@@ -104,11 +104,13 @@ pub enum StreamType {
     Operation,
     /// A team of agents.
     Crew,
+    /// What was decided about a queue.
+    Queue,
 }
 
 impl StreamType {
     /// Every kind, in the order of the documents.
-    pub const ALL: [Self; 4] = [Self::Task, Self::Agent, Self::Operation, Self::Crew];
+    pub const ALL: [Self; 5] = [Self::Task, Self::Agent, Self::Operation, Self::Crew, Self::Queue];
 
     /// The token in subjects and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -117,6 +119,7 @@ impl StreamType {
             Self::Agent => "agent",
             Self::Operation => "operation",
             Self::Crew => "crew",
+            Self::Queue => "queue",
         }
     }
 }

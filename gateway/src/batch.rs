@@ -175,6 +175,6 @@ pub(crate) fn is_of_the_system(command: &Command) -> bool {
     match command {
         Command::Task(command) => matches!(command, TaskCommand::ExpireLease(_)),
         Command::Operation(command) => !matches!(command, OperationCommand::Cancel(_)),
-        Command::Agent(_) | Command::Crew(_) => false,
+        Command::Agent(_) | Command::Crew(_) | Command::Queue(_) => false,
     }
 }

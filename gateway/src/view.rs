@@ -130,7 +130,7 @@ pub(crate) async fn shown(
         StreamType::Task => &[Model::Tasks],
         StreamType::Agent => &[Model::Agents, Model::Tasks],
         StreamType::Operation => &[Model::Operations],
-        StreamType::Crew => return None,
+        StreamType::Crew | StreamType::Queue => return None,
     };
     queries.wait_for_all(models, position, patience).await.ok()?;
     Some(match kind {
@@ -146,7 +146,7 @@ pub(crate) async fn shown(
             let operation = queries.operation(tenant, OperationId(id), patience).await.ok()?;
             Json(operation.value?).into_response()
         }
-        StreamType::Crew => return None,
+        StreamType::Crew | StreamType::Queue => return None,
     })
 }
 

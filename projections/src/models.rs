@@ -15,12 +15,14 @@ pub enum Model {
     Audit,
     /// Counters and latencies per queue.
     Metrics,
+    /// What was decided about queues.
+    Queues,
 }
 
 impl Model {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Tasks, Self::Agents, Self::Operations, Self::Audit, Self::Metrics];
+    pub const ALL: [Self; 6] =
+        [Self::Tasks, Self::Agents, Self::Operations, Self::Audit, Self::Metrics, Self::Queues];
 
     /// The name, also of its table.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Model {
             Self::Operations => "operations",
             Self::Audit => "audit",
             Self::Metrics => "metrics",
+            Self::Queues => "queues",
         }
     }
 }
@@ -72,6 +75,10 @@ macro_rules! with_model {
             }
             $crate::Model::Metrics => {
                 let $projection = $crate::metrics::Metrics;
+                $body
+            }
+            $crate::Model::Queues => {
+                let $projection = $crate::queues::Queues;
                 $body
             }
         }

@@ -63,6 +63,7 @@ fn assignment() -> Assignment {
         payload: Json::null(),
         deadline: None,
         traceparent: None,
+        started: false,
     }
 }
 

@@ -12,6 +12,7 @@
 mod leases;
 mod operations;
 mod perform;
+mod purge;
 mod roster;
 mod runner;
 mod scheduler;
@@ -26,9 +27,10 @@ use domain::{Outcome, Recorded, Timestamp};
 use uuid::Uuid;
 
 pub use leases::Leases;
+pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
-pub use scheduler::{Gauges, QueueDepth, SchedulerHandle};
+pub use scheduler::{Gauges, QueueDepth, SchedulerHandle, Trial, Waits};
 pub use source::Source;
 pub use watchdog::Watchdog;
 

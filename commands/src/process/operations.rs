@@ -203,7 +203,7 @@ impl Job {
     async fn tell_again(&self, session: &Session, spec: &CommandSpec) {
         let word = match spec.kind {
             StreamType::Agent => word_of(&spec.command),
-            StreamType::Task | StreamType::Operation | StreamType::Crew => None,
+            StreamType::Task | StreamType::Operation | StreamType::Crew | StreamType::Queue => None,
         };
         if let Some(word) = word {
             session.wire.control(self.tenant.clone(), AgentId(spec.id), word).await;

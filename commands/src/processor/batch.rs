@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Pending;
 use super::lookup::Known;
 use crate::command::CommandEnvelope;
+use crate::fence::{self, Fence, Standing};
 
 /// A command id within its tenant.
 pub(super) type CommandKey = (Uuid, TenantId);
@@ -70,6 +71,7 @@ pub(super) struct Decider {
     pub known: Known,
     pub now: Timestamp,
     pub stream_limit: u64,
+    fence: Fence,
     batch: Batch,
     claims: HashSet<(TenantId, Claim)>,
     held_back: HashSet<StreamKey>,
@@ -81,10 +83,11 @@ impl Decider {
         streams: HashMap<StreamKey, Snapshot>,
         now: Timestamp,
         stream_limit: u64,
+        fence: Fence,
     ) -> Self {
         let batch = Batch { streams, ..Batch::default() };
         let (claims, held_back) = (HashSet::new(), HashSet::new());
-        Self { known, now, stream_limit, batch, claims, held_back }
+        Self { known, now, stream_limit, fence, batch, claims, held_back }
     }
 
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
@@ -151,6 +154,10 @@ impl Decider {
     }
 
     fn verdict(&self, command: &CommandEnvelope, stream: &Snapshot) -> Result<Vec<Event>, Refusal> {
+        // It may have waited here while another manager took over.
+        if self.fence.standing(command) == Standing::Stale {
+            return Err(fence::stale());
+        }
         if let Some(expected) = command.expected_version.filter(|v| *v != stream.version) {
             let detail = format!("version {expected} expected, {} is current", stream.version);
             return Err(Refusal::new(Code::VersionMismatch, detail));

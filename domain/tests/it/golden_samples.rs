@@ -37,6 +37,7 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Operation, "accept fail"),
     (StreamType::Operation, "accept cancel"),
     (StreamType::Crew, "assemble assign_role disband"),
+    (StreamType::Queue, "configure pause resume drain pause"),
 ];
 
 /// Every event of every life in every style, in order.
@@ -76,7 +77,10 @@ fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
 fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless: bool) -> String {
     let token = match state {
         Aggregate::Task(task) => task.tokens,
-        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+        Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Queue(_) => 0,
     };
     let must = required(kind, name, token, style);
     let more = match style {
@@ -126,6 +130,7 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
         }
         (StreamType::Crew, "assemble") => format!(r#""name":"{word}","agents":[{n}]"#),
         (StreamType::Crew, "assign_role") => format!(r#"{agent},"role":"role-{n}""#),
+        (StreamType::Queue, _) => format!(r#""queue":"q-{n}""#),
         _ => String::new(),
     }
 }
@@ -171,6 +176,11 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Operation, "progress") => r#""total":10,"message":"two of ten""#,
         (StreamType::Operation, "succeed") => r#""result":{"drained":4}"#,
         (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        (StreamType::Queue, "configure") => {
+            r#""policy":{"mode":"strict","weights":{"critical":5,"low":1},"aging_ms":60000,
+            "weight":3,"limits":[{"key":"queue","max_running":10,"guaranteed":2},
+            {"key":"task.labels.customer","rate":{"per_s":2.5,"burst":10}}]}"#
+        }
         _ => r#""reason":"so it was decided""#,
     }
 }
@@ -195,6 +205,9 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Operation, "progress") => r#""total":18446744073709551615,"message":"ñ\n🦀""#,
         (StreamType::Operation, "succeed") => r#""result":1.50"#,
         (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        (StreamType::Queue, "configure") => {
+            r#""policy":{"limits":[{"key":"task.title + \"ñ\u2028\"","rate":{"per_s":0.0001}}]}"#
+        }
         _ => r#""reason":"“so” \\ it\nwas 🦀""#,
     }
 }

@@ -14,7 +14,10 @@ fn kinds() -> impl Strategy<Value = StreamType> {
 fn task(aggregate: &Aggregate) -> &Task {
     match aggregate {
         Aggregate::Task(task) => task,
-        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => panic!("a task"),
+        Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Queue(_) => panic!("a task"),
     }
 }
 

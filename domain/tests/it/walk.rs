@@ -60,11 +60,17 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
     let lease = match state {
         Aggregate::Task(task) if pick % 4 == 3 => task.tokens.saturating_sub(pick / 4 % 3),
         Aggregate::Task(task) => task.tokens,
-        Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => 0,
+        Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Queue(_) => 0,
     };
     let agent = domain::AgentId::nth(u128::from(pick % 3 + 1));
     let lease_ms = 1_000 + pick * 200;
     match name {
+        _ if matches!(state, Aggregate::Queue(_)) && pick % 2 == 0 => r#"{"queue":"q"}"#.into(),
+        "configure" => format!(r#"{{"queue":"q","policy":{{"weight":{}}}}}"#, pick % 9 + 1),
+        _ if matches!(state, Aggregate::Queue(_)) => r#"{"queue":"q","reason":"so"}"#.into(),
         "submit" => format!(
             r#"{{"title":"t","triage":{},"retry":{{"max_attempts":{},"backoff_ms":{}}}}}"#,
             pick % 4 == 0,
@@ -96,7 +102,8 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
                 Aggregate::Agent(_)
                 | Aggregate::Task(_)
                 | Aggregate::Operation(_)
-                | Aggregate::Crew(_) => "",
+                | Aggregate::Crew(_)
+                | Aggregate::Queue(_) => "",
             };
             let new = if pick % 2 == 0 { "ada" } else { "bob" };
             let name = if known.is_empty() { new } else { known };
@@ -122,6 +129,7 @@ pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
         Aggregate::Task(task) => task.state.map(|state| state.allowed().to_vec()),
         Aggregate::Agent(agent) => agent.state.map(|state| state.allowed().to_vec()),
         Aggregate::Operation(operation) => operation.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Queue(queue) => Some(queue.state.allowed().to_vec()),
         Aggregate::Crew(_) => None,
     }
 }
@@ -136,5 +144,6 @@ pub fn unlisted(command: &Command) -> bool {
         Command::Agent(command) => matches!(command, AgentCommand::Register(_)),
         Command::Operation(command) => matches!(command, OperationCommand::Accept(_)),
         Command::Crew(_) => true,
+        Command::Queue(_) => false,
     }
 }

@@ -190,7 +190,8 @@ async fn finished(
                     )
                     | Event::Task(_)
                     | Event::Agent(_)
-                    | Event::Crew(_),
+                    | Event::Crew(_)
+                    | Event::Queue(_),
                 )
                 | Err(_) => None,
             });

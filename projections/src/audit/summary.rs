@@ -3,6 +3,7 @@
 use domain::agent::AgentEvent;
 use domain::crew::CrewEvent;
 use domain::operation::OperationEvent;
+use domain::queue::QueueEvent;
 use domain::task::TaskEvent;
 use domain::{Event, Json};
 
@@ -16,6 +17,7 @@ pub fn summary(event: &Event) -> String {
         Event::Agent(event) => agent(event),
         Event::Operation(event) => operation(event),
         Event::Crew(event) => crew(event),
+        Event::Queue(event) => queue(event),
     }
 }
 
@@ -99,6 +101,15 @@ fn crew(event: &CrewEvent) -> String {
         CrewEvent::AssemblyRequested(new) => format!("{} to be assembled", excerpt(&new.name)),
         CrewEvent::RoleAssigned(role) => format!("{} is now {}", role.agent_id, role.role),
         CrewEvent::Disbanded(why) => because("disbanded".into(), &why.reason),
+    }
+}
+
+fn queue(event: &QueueEvent) -> String {
+    match event {
+        QueueEvent::Configured(new) => format!("{} has a new policy", new.queue),
+        QueueEvent::Paused(why) => because(format!("{} paused", why.queue), &why.reason),
+        QueueEvent::Resumed(why) => because(format!("{} resumed", why.queue), &why.reason),
+        QueueEvent::Draining(why) => because(format!("{} told to drain", why.queue), &why.reason),
     }
 }
 

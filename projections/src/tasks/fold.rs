@@ -89,7 +89,7 @@ impl Projection for Tasks {
     fn keys(recorded: &Recorded, event: &Event) -> Vec<Uuid> {
         match event {
             Event::Task(_) => vec![recorded.stream_id],
-            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) => Vec::new(),
+            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Queue(_) => Vec::new(),
         }
     }
 

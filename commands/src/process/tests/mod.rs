@@ -4,4 +4,6 @@
 pub mod memory;
 mod operations;
 mod pure;
+mod queues;
 mod running;
+mod why;

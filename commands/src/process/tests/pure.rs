@@ -122,7 +122,11 @@ fn look(watchdog: &mut Watchdog, memory: &Memory, instant: Instant) -> Vec<Comma
 fn reported(commands: &[CommandEnvelope]) -> Vec<AgentState> {
     let states = commands.iter().map(|envelope| match &envelope.command {
         Command::Agent(AgentCommand::Report(seen)) => seen.observed_state,
-        Command::Task(_) | Command::Agent(_) | Command::Operation(_) | Command::Crew(_) => {
+        Command::Task(_)
+        | Command::Agent(_)
+        | Command::Operation(_)
+        | Command::Crew(_)
+        | Command::Queue(_) => {
             panic!("{} is no report", envelope.command.name())
         }
     });

@@ -4,6 +4,7 @@ mod beside;
 mod fill;
 mod many;
 mod overload;
+mod s1;
 mod settle;
 mod w1a;
 mod w1b;
@@ -38,5 +39,6 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w6::cells());
     cells.extend(w7::cells());
     cells.extend(overload::cells());
+    cells.extend(s1::cells());
     cells
 }

@@ -132,7 +132,7 @@ fn labels(given: &[String]) -> Result<Value, Failure> {
     Ok(Value::Object(pairs.collect()))
 }
 
-fn read_payload(given: &str) -> Result<Value, Failure> {
+pub fn read_payload(given: &str) -> Result<Value, Failure> {
     let text = match given.strip_prefix('@') {
         Some(file) => read_input(Path::new(file), MAX_INPUT)?,
         None if given == "-" => read_input(Path::new("-"), MAX_INPUT)?,
