@@ -4,8 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use domain::task::{Assignment, ClaimTasks, Claimed};
-use domain::{AgentId, Problem, TenantId, Timestamp};
+use domain::{AgentId, Problem, TaskId, TenantId, Timestamp};
 use uuid::Uuid;
+
+use crate::process::Waits;
 
 /// A future that owns all it needs.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -19,6 +21,13 @@ pub trait Claims: Send + Sync + 'static {
         queue: String,
         request: ClaimTasks,
     ) -> Boxed<Result<Claimed, Problem>>;
+
+    /// Why an open task is not given out, the strongest reason first; `None` where no
+    /// scheduler that knows of it is at hand.
+    fn why(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Vec<Waits>>> {
+        drop((tenant, task));
+        Box::pin(async { None })
+    }
 
     /// Takes tasks back that a claim was given and nobody was there any more to hear of;
     /// without it their leases run out.

@@ -39,6 +39,8 @@ pub struct CommandEnvelope {
     pub trace: Option<String>,
     /// The stream version the sender saw (`If-Match`).
     pub expected_version: Option<u64>,
+    /// The token of the managers' lease, where a manager sends it (`fence`).
+    pub fence: Option<i64>,
 }
 
 impl CommandEnvelope {
@@ -80,6 +82,7 @@ impl CommandEnvelope {
             causation_position: None,
             trace: None,
             expected_version: None,
+            fence: None,
         }
     }
 

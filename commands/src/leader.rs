@@ -17,7 +17,7 @@ const STANDBY: Duration = Duration::from_millis(250);
 
 /// Runs `work` whenever this process holds the role's lease, until cancelled.
 ///
-/// `work` is given a token that is cancelled when the lease is lost or the process
+/// `work` is given the lease's token and another that is cancelled when the lease is lost or the process
 /// leaves; it is waited for before the lease is given back. `force` takes the lease from
 /// a holder that is known to be dead. What `work` writes must be harmless when two
 /// holders overlap for a moment: leases are judged by time, only tokens fence.
@@ -29,7 +29,7 @@ pub async fn while_leading<W, F>(
     cancel: CancellationToken,
     mut work: W,
 ) where
-    W: FnMut(CancellationToken) -> F,
+    W: FnMut(i64, CancellationToken) -> F,
     F: Future<Output = ()>,
 {
     while !cancel.is_cancelled() {
@@ -41,7 +41,7 @@ pub async fn while_leading<W, F>(
                 let renewal = renew(leases.clone(), lease.clone(), child.clone());
                 // Ends with the work even if that panics.
                 let renewal = AbortOnDropHandle::new(tokio::spawn(renewal));
-                work(child.clone()).await;
+                work(lease.token, child.clone()).await;
                 drop(renewal);
                 let lost = child.is_cancelled() && !cancel.is_cancelled();
                 if lost {

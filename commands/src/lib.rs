@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod clock;
 pub mod command;
+pub mod fence;
 pub mod leader;
 pub mod process;
 pub mod processor;
@@ -10,4 +11,5 @@ pub mod processor;
 pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
+pub use process::{PURGE, Waits};
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::agent::{Agent, AgentCommand, AgentEvent};
 use crate::crew::{Crew, CrewCommand, CrewEvent};
 use crate::decide::{Facts, Refusal};
-use crate::ids::StreamType;
+use crate::ids::{StreamType, TenantId};
 use crate::json::nearest;
 use crate::operation::{Operation, OperationCommand, OperationEvent};
 use crate::problem::{Code, FieldError, Problem};
+use crate::queue::{Queue, QueueCommand, QueueEvent, queue_id};
 use crate::recorded::DecodeError;
 use crate::schedule::{Schedule, ScheduleCommand, ScheduleEvent};
 use crate::task::{Task, TaskCommand, TaskEvent};
@@ -194,6 +195,7 @@ contexts! {
     Operation(Operation, OperationCommand, OperationEvent),
     Crew(Crew, CrewCommand, CrewEvent),
     Schedule(Schedule, ScheduleCommand, ScheduleEvent),
+    Queue(Queue, QueueCommand, QueueEvent),
 }
 
 /// An event's literal name, version and schema.
@@ -246,6 +248,17 @@ impl Command {
         )
     }
 
+    /// Why this command is not one for a stream: the id of a queue's stream follows from
+    /// its name.
+    pub fn misplaced(&self, tenant: &TenantId, stream_id: Uuid) -> Option<Problem> {
+        let Self::Queue(command) = self else { return None };
+        let right = queue_id(tenant, command.queue());
+        (right != stream_id).then(|| {
+            let message = format!("the stream of queue `{}` is {right}", command.queue());
+            Problem::invalid(vec![FieldError::new("/queue", "another_stream", message)])
+        })
+    }
+
     /// The unique thing that this command would take, if it is accepted.
     pub fn claim(&self) -> Option<Claim> {
         match self {
@@ -254,7 +267,8 @@ impl Command {
             | Self::Task(_)
             | Self::Operation(_)
             | Self::Crew(_)
-            | Self::Schedule(_) => None,
+            | Self::Schedule(_)
+            | Self::Queue(_) => None,
         }
     }
 }
@@ -297,7 +311,8 @@ impl Event {
             | Self::Task(_)
             | Self::Operation(_)
             | Self::Crew(_)
-            | Self::Schedule(_) => None,
+            | Self::Schedule(_)
+            | Self::Queue(_) => None,
         }
     }
 }

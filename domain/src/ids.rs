@@ -108,12 +108,14 @@ pub enum StreamType {
     Crew,
     /// A standing order to submit tasks.
     Schedule,
+    /// What was decided about a queue.
+    Queue,
 }
 
 impl StreamType {
     /// Every kind, in the order of the documents.
-    pub const ALL: [Self; 5] =
-        [Self::Task, Self::Agent, Self::Operation, Self::Crew, Self::Schedule];
+    pub const ALL: [Self; 6] =
+        [Self::Task, Self::Agent, Self::Operation, Self::Crew, Self::Schedule, Self::Queue];
 
     /// The token in subjects and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -123,6 +125,7 @@ impl StreamType {
             Self::Operation => "operation",
             Self::Crew => "crew",
             Self::Schedule => "schedule",
+            Self::Queue => "queue",
         }
     }
 }

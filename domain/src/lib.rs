@@ -18,6 +18,7 @@ pub mod json;
 pub mod operation;
 pub mod outcome;
 pub mod problem;
+pub mod queue;
 pub mod recorded;
 pub mod schedule;
 pub mod task;

@@ -180,6 +180,6 @@ pub(crate) fn is_of_the_system(command: &Command) -> bool {
             command,
             ScheduleCommand::Fire(_) | ScheduleCommand::Skip(_) | ScheduleCommand::ReportFailure(_)
         ),
-        Command::Agent(_) | Command::Crew(_) => false,
+        Command::Agent(_) | Command::Crew(_) | Command::Queue(_) => false,
     }
 }

@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use commands::CommandEnvelope;
 use domain::{Code, Command, Outcome, Problem, Status, StreamType};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -41,6 +42,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Call {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let NoParams {} = params(&parts.uri)?;
+        Self::of(parts, state).await
+    }
+}
+
+/// The same for a route with parameters.
+#[derive(Debug, Clone)]
+pub struct CallWith<P>(pub Call, pub P);
+
+impl<S: Send + Sync, P: DeserializeOwned + Send> FromRequestParts<S> for CallWith<P> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let given = params(&parts.uri)?;
+        Ok(Self(Call::of(parts, state).await?, given))
+    }
+}
+
+impl Call {
+    async fn of<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let key = idempotency::key(&parts.headers)?.map(|key| {
             let path = parts.uri.path();
             let path = path.strip_prefix("/api").unwrap_or(path).to_owned();
@@ -241,6 +261,7 @@ pub(crate) const fn collection(kind: StreamType) -> &'static str {
         StreamType::Operation => "operations",
         StreamType::Crew => "crews",
         StreamType::Schedule => "schedules",
+        StreamType::Queue => "queues",
     }
 }
 

@@ -17,12 +17,21 @@ pub enum Model {
     Metrics,
     /// Every schedule.
     Schedules,
+    /// What was decided about queues.
+    Queues,
 }
 
 impl Model {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Tasks, Self::Agents, Self::Operations, Self::Audit, Self::Metrics, Self::Schedules];
+    pub const ALL: [Self; 7] = [
+        Self::Tasks,
+        Self::Agents,
+        Self::Operations,
+        Self::Audit,
+        Self::Metrics,
+        Self::Schedules,
+        Self::Queues,
+    ];
 
     /// The name, also of its table.
     pub const fn as_str(self) -> &'static str {
@@ -33,6 +42,7 @@ impl Model {
             Self::Audit => "audit",
             Self::Metrics => "metrics",
             Self::Schedules => "schedules",
+            Self::Queues => "queues",
         }
     }
 }
@@ -79,6 +89,10 @@ macro_rules! with_model {
             }
             $crate::Model::Schedules => {
                 let $projection = $crate::schedules::Schedules;
+                $body
+            }
+            $crate::Model::Queues => {
+                let $projection = $crate::queues::Queues;
                 $body
             }
         }

@@ -18,6 +18,7 @@ mod docs;
 mod engine;
 mod http;
 mod processor;
+mod queues;
 mod readme;
 mod rebuild;
 mod relay;

@@ -161,6 +161,8 @@ pub(super) fn read(
             envelope.expected_version =
                 header_of(headers, header::EXPECTED_VERSION, "a version", |text| text.parse().ok())
                     .map_err(fault)?;
+            envelope.fence = header_of(headers, header::FENCE, "a token", |text| text.parse().ok())
+                .map_err(fault)?;
             // A gateway that chose the stream's id knows better than we what a repeat is.
             if let Some(fingerprint) =
                 header_of(headers, header::FINGERPRINT, "64 hex digits", unhex).map_err(fault)?

@@ -27,6 +27,8 @@ pub mod header {
     pub const REPLY_TO: &str = "Taffrail-Reply-To";
     /// The stream version that the sender saw.
     pub const EXPECTED_VERSION: &str = "Taffrail-Expected-Version";
+    /// The token of the managers' lease, on commands of managers.
+    pub const FENCE: &str = "Taffrail-Fence";
     /// SHA-256 of what was asked for, in hex, where the sender knows it better than we do.
     pub const FINGERPRINT: &str = "Taffrail-Fingerprint";
     /// What the command belongs to, across streams.

@@ -143,7 +143,7 @@ pub fn parse(subject: &str) -> Result<Subject, Problem> {
     };
     match *face {
         "cmd" => {
-            let target = target(rest, "cmd", false)?;
+            let target = target(rest, "cmd")?;
             Ok(Subject::Command(CommandSubject { tenant, durable: true, agent: None, target }))
         }
         "req" => requested(tenant, None, rest),
@@ -188,18 +188,15 @@ pub fn tenant_of(subject: &str) -> Option<TenantId> {
 }
 
 fn requested(tenant: TenantId, agent: Option<AgentId>, rest: &[&str]) -> Result<Subject, Problem> {
-    if rest.first() == Some(&"queue") {
-        let [_, queue, word] = three(rest, "req.queue.<queue>.claim")?;
-        if word != "claim" {
-            return Err(unknown("word", word, &["claim"]));
-        }
+    // `queue` is a type as well: its commands name the stream, a claim names the queue.
+    if let ["queue", queue, "claim"] = *rest {
         return Ok(Subject::Claim(ClaimSubject { tenant, agent, queue: queue.into() }));
     }
-    let target = target(rest, "req", true)?;
+    let target = target(rest, "req")?;
     Ok(Subject::Command(CommandSubject { tenant, durable: false, agent, target }))
 }
 
-fn target(rest: &[&str], face: &str, claims: bool) -> Result<Target, Problem> {
+fn target(rest: &[&str], face: &str) -> Result<Target, Problem> {
     if rest.first() == Some(&"batch") {
         let [_, id, word] = three(rest, &format!("{face}.batch.<id>.execute"))?;
         if word != "execute" {
@@ -208,8 +205,7 @@ fn target(rest: &[&str], face: &str, claims: bool) -> Result<Target, Problem> {
         return Ok(Target::Batch { id: uuid(id, "id")? });
     }
     let [kind, id, command] = three(rest, &format!("{face}.<type>.<id>.<command>"))?;
-    let extra: &[&str] = if claims { &["batch", "queue"] } else { &["batch"] };
-    let kind = stream_type(kind, extra)?;
+    let kind = stream_type(kind, &["batch"])?;
     Ok(Target::One { kind, id: uuid(id, "id")?, command: command.into() })
 }
 
@@ -336,8 +332,8 @@ mod tests {
             (format!("taffrail.default.agent.{ID}.heartbeet"), "did you mean `heartbeat`?"),
             ("taffrail.default.agent.me.heartbeat".into(), "agent id `me` is no UUID"),
             (format!("taffrail.default.cmd.batch.{ID}.run"), "there is no word `run`"),
-            ("taffrail.default.req.queue.q.take".into(), "there is no word `take`"),
-            ("taffrail.default.cmd.queue.q.claim".into(), "there is no type `queue`"),
+            ("taffrail.default.req.queue.q.take".into(), "the id `q` is no UUID"),
+            ("taffrail.default.cmd.queue.q.claim".into(), "the id `q` is no UUID"),
         ];
         for (subject, expected) in table {
             let problem = parse(&subject).expect_err(&subject);

@@ -12,6 +12,7 @@
 mod deadlines;
 mod operations;
 mod perform;
+mod purge;
 mod roster;
 mod runner;
 mod scheduler;
@@ -27,9 +28,10 @@ use domain::{Outcome, Recorded, Timestamp};
 use uuid::Uuid;
 
 pub use deadlines::Deadlines;
+pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
-pub use scheduler::{Gauges, QueueDepth, SchedulerHandle};
+pub use scheduler::{Gauges, QueueDepth, SchedulerHandle, Trial, Waits};
 pub use schedules::Schedules;
 pub use source::Source;
 pub use watchdog::Watchdog;

@@ -203,9 +203,11 @@ impl Job {
     async fn tell_again(&self, session: &Session, spec: &CommandSpec) {
         let word = match spec.kind {
             StreamType::Agent => word_of(&spec.command),
-            StreamType::Task | StreamType::Operation | StreamType::Crew | StreamType::Schedule => {
-                None
-            }
+            StreamType::Task
+            | StreamType::Operation
+            | StreamType::Crew
+            | StreamType::Schedule
+            | StreamType::Queue => None,
         };
         if let Some(word) = word {
             session.wire.control(self.tenant.clone(), AgentId(spec.id), word).await;

@@ -26,6 +26,8 @@ pub(in crate::process) struct Session {
     pub executor: Arc<dyn Executor>,
     pub wire: Arc<dyn AgentWire>,
     pub clock: Clock,
+    /// The token of the managers' lease.
+    pub fence: Option<i64>,
     /// The position that every manager has folded.
     pub folded: watch::Sender<u64>,
     /// Wakes the runner: something may be asked for now.
@@ -48,7 +50,10 @@ impl Session {
         let mut pause = Duration::from_millis(20);
         let mut tried = 1;
         loop {
-            let outcome = self.executor.execute(command.clone()).await;
+            let outcome = self
+                .executor
+                .execute(CommandEnvelope { fence: self.fence, ..command.clone() })
+                .await;
             if outcome.status != Status::Busy || tried >= tries || self.cancel.is_cancelled() {
                 return outcome;
             }

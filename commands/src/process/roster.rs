@@ -1,6 +1,7 @@
 //! What the log says of the agents, as far as managers need it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::agent::{AgentEvent, AgentRegistered, AgentState, state_after};
@@ -8,6 +9,9 @@ use domain::{AgentId, Event, Recorded, TenantId};
 
 /// Silence after which an agent counts as offline when it said nothing else.
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
+
+/// What an agent can do, sorted; agents that can do the same are listed together.
+pub type Abilities = Arc<[String]>;
 
 /// One agent.
 #[derive(Debug, Clone)]
@@ -22,7 +26,7 @@ pub struct AgentFacts {
     /// brings it back, also when it was offline in between.
     pub held_back: bool,
     /// What it can do, sorted.
-    pub capabilities: Vec<String>,
+    pub capabilities: Abilities,
     /// Tasks it holds at once.
     pub slots: usize,
     /// Silence after which it counts as offline.
@@ -35,7 +39,7 @@ pub struct AgentFacts {
     /// what a manager concludes must not undo what an operator decided meanwhile.
     pub version: u64,
     /// Who caused that event.
-    pub since_actor: std::sync::Arc<str>,
+    pub since_actor: Arc<str>,
 }
 
 impl AgentFacts {
@@ -98,7 +102,11 @@ impl AgentFacts {
 
 /// All agents by id.
 #[derive(Debug, Default)]
-pub struct Roster(HashMap<AgentId, AgentFacts>);
+pub struct Roster {
+    all: HashMap<AgentId, AgentFacts>,
+    /// Who has a name, or had it last.
+    names: HashMap<TenantId, HashMap<String, AgentId>>,
+}
 
 impl Roster {
     /// Folds one event; names the agent that it was about.
@@ -111,7 +119,7 @@ impl Roster {
                 name: String::new(),
                 state: AgentState::Created,
                 held_back: false,
-                capabilities: Vec::new(),
+                capabilities: Abilities::default(),
                 slots: 1,
                 ttl: DEFAULT_TTL,
                 by_itself: is_agent(&event.actor, id),
@@ -120,10 +128,12 @@ impl Roster {
                 since_actor: event.actor.clone(),
             };
             facts.describe(new);
-            self.0.insert(id, facts);
+            let names = self.names.entry(event.tenant.clone()).or_default();
+            names.insert(facts.name.clone(), id);
+            self.all.insert(id, facts);
             return Some(id);
         }
-        let facts = self.0.get_mut(&id)?;
+        let facts = self.all.get_mut(&id)?;
         facts.version = event.version;
         match happened {
             AgentEvent::Reconnected(said) => {
@@ -158,12 +168,19 @@ impl Roster {
 
     /// One agent.
     pub fn get(&self, id: AgentId) -> Option<&AgentFacts> {
-        self.0.get(&id)
+        self.all.get(&id)
     }
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (AgentId, &AgentFacts)> {
-        self.0.iter().map(|(id, facts)| (*id, facts))
+        self.all.iter().map(|(id, facts)| (*id, facts))
+    }
+
+    /// The agent that an assignee is: by id, or by name.
+    pub fn assignee(&self, tenant: &TenantId, who: &str) -> Option<AgentId> {
+        let named = || self.names.get(tenant)?.get(who).copied();
+        let id = who.parse().ok().map(AgentId).filter(|id| self.all.contains_key(id));
+        id.or_else(named)
     }
 }
 
@@ -176,9 +193,9 @@ fn is_agent(actor: &str, id: AgentId) -> bool {
     agent_of(actor) == Some(id)
 }
 
-fn sorted(words: &[String]) -> Vec<String> {
+fn sorted(words: &[String]) -> Abilities {
     let mut words = words.to_vec();
     words.sort_unstable();
     words.dedup();
-    words
+    words.into()
 }

@@ -12,8 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use super::operations::Operations;
 use super::perform::Session;
+use super::purge::PurgeWork;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
 use super::{Deadlines, Manager, Schedules, Source, Watchdog, operations, until};
+use crate::fence::barrier;
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
 /// Events read at once.
@@ -63,6 +65,8 @@ impl Managers {
         config: ManagersConfig,
     ) -> (Self, Arc<SchedulerHandle>) {
         let handle = Arc::new(SchedulerHandle::default());
+        let mut works = works;
+        works.push(Arc::new(PurgeWork(handle.clone())));
         let works = works.into();
         let managers =
             Self { source, executor, wire, clock, works, config, handle: handle.clone() };
@@ -70,18 +74,24 @@ impl Managers {
     }
 
     /// Folds the log from its start, then acts until cancelled. To be called while this
-    /// process holds the managers' lease, and again when it has got it anew.
+    /// process holds the managers' lease, whose token is the `fence` of its commands, and
+    /// again when it has got it anew.
     ///
     /// # Errors
     /// When the log has a hole or was replaced by another one: fold it anew. A log that
     /// cannot be reached is waited for.
-    pub async fn run(&self, cancel: CancellationToken) -> Result<(), StoreError> {
+    pub async fn run(
+        &self,
+        fence: Option<i64>,
+        cancel: CancellationToken,
+    ) -> Result<(), StoreError> {
         let session = Arc::new(Session {
             scheduler: Mutex::new(Scheduler::default()),
             source: self.source.clone(),
             executor: self.executor.clone(),
             wire: self.wire.clone(),
             clock: self.clock.clone(),
+            fence,
             folded: watch::Sender::new(0),
             wake: Notify::new(),
             cancel: cancel.child_token(),
@@ -170,6 +180,15 @@ impl Run {
             }
         };
         self.catch_up(start).await?;
+        // From here on nothing of an earlier manager is taken any more: what it had taken
+        // is folded before anything is decided.
+        let start = match session.fence {
+            Some(token) => {
+                let outcome = session.execute(&barrier(token), u32::MAX).await;
+                start.max(outcome.decision().position)
+            }
+            None => start,
+        };
         let mut polled = Instant::now();
         while !session.cancel.is_cancelled() {
             let before = self.position;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::lookup::Known;
 use super::{Pending, ProcessorConfig};
 use crate::command::CommandEnvelope;
+use crate::fence::{self, Fence, Standing};
 
 /// A command id within its tenant.
 pub(super) type CommandKey = (Uuid, TenantId);
@@ -72,6 +73,7 @@ pub(super) struct Decider {
     pub now: Timestamp,
     pub stream_limit: u64,
     pub task_types: Arc<TaskTypes>,
+    fence: Fence,
     batch: Batch,
     claims: HashSet<(TenantId, Claim)>,
     held_back: HashSet<StreamKey>,
@@ -83,11 +85,12 @@ impl Decider {
         streams: HashMap<StreamKey, Snapshot>,
         now: Timestamp,
         config: &ProcessorConfig,
+        fence: Fence,
     ) -> Self {
         let (stream_limit, task_types) = (config.stream_limit, config.task_types.clone());
         let batch = Batch { streams, ..Batch::default() };
         let (claims, held_back) = (HashSet::new(), HashSet::new());
-        Self { known, now, stream_limit, task_types, batch, claims, held_back }
+        Self { known, now, stream_limit, task_types, fence, batch, claims, held_back }
     }
 
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
@@ -154,6 +157,10 @@ impl Decider {
     }
 
     fn verdict(&self, command: &CommandEnvelope, stream: &Snapshot) -> Result<Vec<Event>, Refusal> {
+        // It may have waited here while another manager took over.
+        if self.fence.standing(command) == Standing::Stale {
+            return Err(fence::stale());
+        }
         if let Some(expected) = command.expected_version.filter(|v| *v != stream.version) {
             let detail = format!("version {expected} expected, {} is current", stream.version);
             return Err(Refusal::new(Code::VersionMismatch, detail));

@@ -19,6 +19,7 @@ use super::batch::{Batch, CommandKey, Decided, Decider, is_mismatch, mismatch};
 use super::lookup::{Known, Questions};
 use super::{Pending, ProcessorConfig, Stats};
 use crate::clock::Clock;
+use crate::fence::Fence;
 
 /// Shortest and longest pause before a batch is tried again while the database is away.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -62,6 +63,7 @@ pub(super) struct Engine {
     pub clock: Clock,
     pub config: ProcessorConfig,
     pub stats: Arc<Stats>,
+    pub fence: Fence,
     pub token: i64,
     /// The connection to append on; absent from its failure to the next look-up.
     writer: Option<Arc<Writer>>,
@@ -92,6 +94,7 @@ impl Engine {
         clock: Clock,
         config: ProcessorConfig,
         stats: Arc<Stats>,
+        fence: Fence,
         token: i64,
     ) -> Result<Self, StoreError> {
         let writer = Some(Arc::new(log.writer().await?));
@@ -103,6 +106,7 @@ impl Engine {
             careful_until: Instant::now() + config.careful,
             config,
             stats,
+            fence,
             token,
             writer,
             cache: LruCache::new(cache),
@@ -301,7 +305,8 @@ impl Engine {
                 if !known.results.is_empty() {
                     self.careful_until = Instant::now() + self.config.careful;
                 }
-                let decider = Decider::new(known, live, self.clock.now(), &self.config);
+                let now = self.clock.now();
+                let decider = Decider::new(known, live, now, &self.config, self.fence.clone());
                 let batch = decider.decide(commands);
                 self.launch(batch, writer);
             }

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::claims::Boxed;
 use crate::command::{CommandEnvelope, Executor};
+use crate::fence::{self, Fence, Standing};
 use batch::CommandKey;
 pub use role::{ProcessorRole, processor};
 pub use stats::{LATENCY_BOUNDS_US, Stats, StatsSnapshot};
@@ -134,6 +135,7 @@ pub struct Processor {
     queue: mpsc::Sender<Pending>,
     active: watch::Receiver<bool>,
     stats: Arc<Stats>,
+    fence: Fence,
 }
 
 impl Processor {
@@ -160,6 +162,22 @@ impl Executor for Processor {
             return refused(&command, "this process does not hold the processor's lease");
         }
         let (command_id, stream_id) = (command.command_id, command.stream_id);
+        if let Some(problem) = command.command.misplaced(&command.tenant, stream_id) {
+            let outcome = Outcome::undecided(Status::Invalid, command_id, stream_id, problem);
+            return Box::pin(async move { outcome });
+        }
+        match self.fence.standing(&command) {
+            Standing::Good => {}
+            Standing::Stale => {
+                let problem = Problem::from(&fence::stale());
+                let outcome = Outcome::undecided(Status::Invalid, command_id, stream_id, problem);
+                return Box::pin(async move { outcome });
+            }
+            Standing::Unknown => {
+                self.fence.ask();
+                return refused(&command, "the manager's lease is not known here yet");
+            }
+        }
         let (reply, answer) = oneshot::channel();
         let command = Box::new(command);
         match self.queue.try_send(Pending { command, reply, failed: false, asks: false, blamed: 0 })

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::engine::{Ended, Engine};
 use super::{Pending, Processor, ProcessorConfig, Stats};
 use crate::clock::Clock;
+use crate::fence::{Fence, MANAGERS};
 
 /// The lease's name.
 const ROLE: &str = "processor";
@@ -20,6 +21,9 @@ const LEASE: Duration = Duration::from_millis(1_500);
 const RENEW: Duration = Duration::from_millis(400);
 /// How often a standby asks.
 const STANDBY: Duration = Duration::from_millis(200);
+
+/// Shortest time between two looks at the managers' lease.
+const LEARN_EVERY: Duration = Duration::from_millis(10);
 
 /// The running half of the processor.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ pub struct ProcessorRole {
     queue: mpsc::Receiver<Pending>,
     active: watch::Sender<bool>,
     stats: Arc<Stats>,
+    fence: Fence,
 }
 
 /// A processor: the door for callers and the role to run.
@@ -44,9 +49,15 @@ pub fn processor(
     let (sender, queue) = mpsc::channel(config.queue);
     let active = watch::Sender::new(false);
     let stats = Arc::new(Stats::default());
-    let door = Processor { queue: sender, active: active.subscribe(), stats: stats.clone() };
+    let fence = Fence::default();
+    let door = Processor {
+        queue: sender,
+        active: active.subscribe(),
+        stats: stats.clone(),
+        fence: fence.clone(),
+    };
     let leases = Leases::new(log.pool().clone());
-    (door, ProcessorRole { log, feed, leases, clock, config, queue, active, stats })
+    (door, ProcessorRole { log, feed, leases, clock, config, queue, active, stats, fence })
 }
 
 impl ProcessorRole {
@@ -112,9 +123,11 @@ impl ProcessorRole {
             self.clock.clone(),
             self.config.clone(),
             self.stats.clone(),
+            self.fence.clone(),
             lease.token,
         )
         .await?;
+        self.fence.learn(self.leases.token(MANAGERS).await?);
         self.feed.announce(self.log.head().await?.position);
         self.active.send_replace(true);
 
@@ -122,12 +135,27 @@ impl ProcessorRole {
         let renewal = renew(self.leases.clone(), lease.clone(), self.clock.clone(), lost.clone());
         // Ends with the engine even if that panics: nobody may hold the lease and not decide.
         let renewal = AbortOnDropHandle::new(tokio::spawn(renewal));
+        let learning = learn(self.leases.clone(), self.fence.clone());
+        let learning = AbortOnDropHandle::new(tokio::spawn(learning));
         let ended = engine.run(&mut self.queue, cancel, &lost).await;
-        drop(renewal);
+        drop((renewal, learning));
         if ended == Ended::Drained {
             self.give_back(lease).await;
         }
         Ok(ended)
+    }
+}
+
+/// Asks for the managers' token whenever a command shows one that is not known.
+async fn learn(leases: Leases, fence: Fence) {
+    loop {
+        fence.asked().await;
+        match leases.token(MANAGERS).await {
+            Ok(token) => fence.learn(token),
+            Err(error) => tracing::debug!(%error, "the managers' lease could not be looked up"),
+        }
+        // However many made-up tokens come, the database is asked seldom.
+        tokio::time::sleep(LEARN_EVERY).await;
     }
 }
 

@@ -82,6 +82,16 @@ impl Leases {
         }))
     }
 
+    /// The token of whoever holds a role or held it last; 0 before the first.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn token(&self, role: &str) -> Result<i64, StoreError> {
+        let client = self.pool.get().await?;
+        let row = client.query_opt("SELECT token FROM leases WHERE role = $1", &[&role]).await?;
+        Ok(row.map_or(0, |row| row.get(0)))
+    }
+
     /// Holds on to a role; yields the database's time, or `None` when the role was lost.
     ///
     /// # Errors

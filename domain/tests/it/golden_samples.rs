@@ -40,6 +40,7 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Operation, "accept cancel"),
     (StreamType::Crew, "assemble assign_role disband"),
     (StreamType::Schedule, "create update pause resume trigger ~skip ~fire report_failure delete"),
+    (StreamType::Queue, "configure pause resume drain pause"),
 ];
 
 /// Every event of every life in every style, in order.
@@ -85,7 +86,8 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
         Aggregate::Agent(_)
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
-        | Aggregate::Schedule(_) => 0,
+        | Aggregate::Schedule(_)
+        | Aggregate::Queue(_) => 0,
     };
     let must = match state {
         Aggregate::Schedule(schedule) if matches!(name, "fire" | "skip") => {
@@ -163,6 +165,7 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
         }
         (StreamType::Crew, "assemble") => format!(r#""name":"{word}","agents":[{n}]"#),
         (StreamType::Crew, "assign_role") => format!(r#"{agent},"role":"role-{n}""#),
+        (StreamType::Queue, _) => format!(r#""queue":"q-{n}""#),
         _ => String::new(),
     }
 }
@@ -221,6 +224,11 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Operation, "progress") => r#""total":10,"message":"two of ten""#,
         (StreamType::Operation, "succeed") => r#""result":{"drained":4}"#,
         (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        (StreamType::Queue, "configure") => {
+            r#""policy":{"mode":"strict","weights":{"critical":5,"low":1},"aging_ms":60000,
+            "weight":3,"limits":[{"key":"queue","max_running":10,"guaranteed":2},
+            {"key":"task.labels.customer","rate":{"per_s":2.5,"burst":10}}]}"#
+        }
         _ => r#""reason":"so it was decided""#,
     }
 }
@@ -251,6 +259,9 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Operation, "progress") => r#""total":18446744073709551615,"message":"ñ\n🦀""#,
         (StreamType::Operation, "succeed") => r#""result":1.50"#,
         (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
+        (StreamType::Queue, "configure") => {
+            r#""policy":{"limits":[{"key":"task.title + \"ñ\u2028\"","rate":{"per_s":0.0001}}]}"#
+        }
         _ => r#""reason":"“so” \\ it\nwas 🦀""#,
     }
 }

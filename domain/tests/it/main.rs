@@ -8,6 +8,7 @@ mod golden;
 mod golden_samples;
 mod operation;
 mod properties;
+mod queue;
 mod schedule;
 mod schedule_times;
 mod support;

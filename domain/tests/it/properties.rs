@@ -17,7 +17,8 @@ fn task(aggregate: &Aggregate) -> &Task {
         Aggregate::Agent(_)
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
-        | Aggregate::Schedule(_) => panic!("a task"),
+        | Aggregate::Schedule(_)
+        | Aggregate::Queue(_) => panic!("a task"),
     }
 }
 

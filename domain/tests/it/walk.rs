@@ -67,11 +67,15 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
         Aggregate::Agent(_)
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
-        | Aggregate::Schedule(_) => 0,
+        | Aggregate::Schedule(_)
+        | Aggregate::Queue(_) => 0,
     };
     let agent = domain::AgentId::nth(u128::from(pick % 3 + 1));
     let lease_ms = 1_000 + pick * 200;
     match name {
+        _ if matches!(state, Aggregate::Queue(_)) && pick % 2 == 0 => r#"{"queue":"q"}"#.into(),
+        "configure" => format!(r#"{{"queue":"q","policy":{{"weight":{}}}}}"#, pick % 9 + 1),
+        _ if matches!(state, Aggregate::Queue(_)) => r#"{"queue":"q","reason":"so"}"#.into(),
         "submit" => format!(
             r#"{{"title":"t","triage":{},"retry":{{"max_attempts":{},"backoff_ms":{}}}}}"#,
             pick % 4 == 0,
@@ -104,7 +108,8 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
                 | Aggregate::Task(_)
                 | Aggregate::Operation(_)
                 | Aggregate::Crew(_)
-                | Aggregate::Schedule(_) => "",
+                | Aggregate::Schedule(_)
+                | Aggregate::Queue(_) => "",
             };
             let new = if pick % 2 == 0 { "ada" } else { "bob" };
             let name = if known.is_empty() { new } else { known };
@@ -131,6 +136,7 @@ pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
         Aggregate::Agent(agent) => agent.state.map(|state| state.allowed().to_vec()),
         Aggregate::Operation(operation) => operation.state.map(|state| state.allowed().to_vec()),
         Aggregate::Schedule(schedule) => schedule.state.map(|_| schedule.allowed()),
+        Aggregate::Queue(queue) => Some(queue.state.allowed().to_vec()),
         Aggregate::Crew(_) => None,
     }
 }
@@ -152,6 +158,7 @@ pub fn unlisted(command: &Command) -> bool {
                 | ScheduleCommand::ReportFailure(_)
         ),
         Command::Crew(_) => true,
+        Command::Queue(_) => false,
     }
 }
 

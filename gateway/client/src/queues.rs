@@ -1,5 +1,6 @@
 //! Queues and dead letters.
 
+use reqwest::Method;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -20,6 +21,37 @@ impl Client {
     /// When there is none or no answer comes.
     pub async fn queue(&self, name: &str) -> Result<Value, Error> {
         self.get(&format!("v1/queues/{name}"), &[]).await
+    }
+
+    /// Sets a queue's policy.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn configure_queue(&self, name: &str, policy: &Value) -> Result<Value, Error> {
+        self.call(Method::PUT, &format!("v1/queues/{name}"), &[], Some(policy), &[]).await
+    }
+
+    /// Has a queue paused, resumed, drained or purged.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn change_queue(
+        &self,
+        name: &str,
+        command: &str,
+        body: &Value,
+    ) -> Result<Value, Error> {
+        self.post(&format!("v1/queues/{name}/{command}"), body).await
+    }
+
+    /// How many tasks a purge would cancel.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn preview_purge(&self, name: &str) -> Result<Value, Error> {
+        let path = format!("v1/queues/{name}/purge");
+        let query = [("dry_run", "true".to_owned())];
+        self.call(Method::POST, &path, &query, Some(&serde_json::json!({})), &[]).await
     }
 
     /// A page of the tasks that failed or whose attempts are used up.

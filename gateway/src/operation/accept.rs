@@ -191,7 +191,8 @@ async fn finished(
                     | Event::Task(_)
                     | Event::Agent(_)
                     | Event::Crew(_)
-                    | Event::Schedule(_),
+                    | Event::Schedule(_)
+                    | Event::Queue(_),
                 )
                 | Err(_) => None,
             });

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use commands::Waits;
 use domain::agent::AgentState;
 use domain::task::{TaskEvent, TaskState};
 use domain::{AgentId, Event, Recorded, TaskId, Timestamp};
@@ -41,9 +42,10 @@ pub struct Why {
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WhyReason {
-    /// A stable word: `run_at`, `backoff`, `dependency`, `no_agent`, `agents_busy`,
-    /// `next_in_line`, `inbox`, `assigned`, `running`, `blocked`, `review`, `ended`,
-    /// `archived`.
+    /// A stable word: `run_at`, `backoff`, `dependency`, `queue_paused`, `queue_draining`,
+    /// `limit_full`, `rate_limited`, `key_in_line`, `no_agent`, `agents_busy`,
+    /// `next_in_line`, `being_assigned`, `inbox`, `assigned`, `running`, `blocked`,
+    /// `review`, `ended`, `archived`.
     pub code: String,
     /// For people.
     pub message: String,
@@ -53,11 +55,29 @@ pub struct WhyReason {
     /// The things that it waits for, or that have it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<Uuid>,
+    /// The log position of the event that made it so, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<u64>,
+    /// What would release the task from it, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub release: String,
 }
 
 impl WhyReason {
     fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), until: None, ids: Vec::new() }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            until: None,
+            ids: Vec::new(),
+            cause: None,
+            release: String::new(),
+        }
+    }
+
+    /// With what would release it, and the event that made it so.
+    fn released_by(self, release: &str, cause: u64) -> Self {
+        Self { release: release.into(), cause: Some(cause), ..self }
     }
 
     fn until(self, until: Option<Timestamp>) -> Self {
@@ -66,6 +86,13 @@ impl WhyReason {
 
     fn about(self, ids: impl IntoIterator<Item = Uuid>) -> Self {
         Self { ids: ids.into_iter().collect(), ..self }
+    }
+}
+
+impl From<Waits> for WhyReason {
+    fn from(waits: Waits) -> Self {
+        let Waits { code, message, until, ids, cause, release } = waits;
+        Self { code: code.into(), message, until, ids, cause, release }
     }
 }
 
@@ -96,7 +123,15 @@ pub async fn why_task(
     let agents = agents(&app, &caller).await?;
     let facts =
         Facts { now: app.doors.clock.now(), retry_at: retry_at(&last), open, agents: &agents };
-    let reasons = reasons(&task, &facts);
+    let mut told = reasons(&task, &facts);
+    if task.state == TaskState::Queued && task.archived_at.is_none() {
+        // The scheduler knows more, where it runs in this process: limits, and who holds them.
+        let asked = app.doors.claims.why(tenant.clone(), task.id).await;
+        if let Some(waits) = asked.filter(|waits| !waits.is_empty()) {
+            told = waits.into_iter().map(WhyReason::from).collect();
+        }
+    }
+    let reasons = told;
     let (position, lag_ms) = (found.position, found.lag_ms);
     let why = Why { task_id: task.id, state: task.state, reasons, position };
     Ok(view::with_position(Json(why), position, lag_ms))
@@ -123,7 +158,13 @@ fn retry_at(events: &[Arc<Recorded>]) -> Option<Timestamp> {
     let moves = events.iter().rev().filter_map(|event| match event.event() {
         Ok(Event::Task(TaskEvent::Updated(_))) => None,
         Ok(Event::Task(event)) => Some(event),
-        Ok(Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Schedule(_))
+        Ok(
+            Event::Agent(_)
+            | Event::Operation(_)
+            | Event::Crew(_)
+            | Event::Schedule(_)
+            | Event::Queue(_),
+        )
         | Err(_) => None,
     });
     match moves.into_iter().next() {
@@ -148,22 +189,28 @@ fn reasons(task: &TaskView, facts: &Facts<'_>) -> Vec<WhyReason> {
     let one = |reason: WhyReason| vec![reason.about(holder)];
     match task.state {
         TaskState::Inbox => {
-            vec![WhyReason::new("inbox", "it waits until somebody assigns or requeues it")]
+            let reason = WhyReason::new("inbox", "it waits until somebody assigns or requeues it");
+            vec![reason.released_by("assign or requeue", task.position)]
         }
         TaskState::Queued => queued(task, facts),
         TaskState::Assigned => {
             let reason = WhyReason::new("assigned", "its agent has it and has not begun");
-            one(reason.until(task.lease_expires_at))
+            let release = "the agent's start, or the end of its lease";
+            one(reason.until(task.lease_expires_at).released_by(release, task.position))
         }
         TaskState::InProgress => {
-            one(WhyReason::new("running", "its agent is at it").until(task.lease_expires_at))
+            let reason = WhyReason::new("running", "its agent is at it");
+            let release = "the agent's answer, or the end of its lease";
+            one(reason.until(task.lease_expires_at).released_by(release, task.position))
         }
         TaskState::Blocked => {
             let reason = WhyReason::new("blocked", blocked(task));
-            one(reason.until(task.lease_expires_at))
+            let release = "unblock, or the end of its lease";
+            one(reason.until(task.lease_expires_at).released_by(release, task.position))
         }
         TaskState::Review => {
-            one(WhyReason::new("review", "it waits for somebody to approve or reject it"))
+            let reason = WhyReason::new("review", "it waits for somebody to approve or reject it");
+            one(reason.released_by("approve or reject", task.position))
         }
         TaskState::Done | TaskState::Failed | TaskState::Dead | TaskState::Cancelled => {
             one(WhyReason::new("ended", format!("it has come to its end: {}", task.state.as_str())))

@@ -122,7 +122,7 @@ pub struct Cell {
     /// The verb it belongs to: `append`, `http`, `nats`, `tasks`, `latency`, `rebuild`,
     /// `fanout`, `query`, `restart` or `limits`.
     pub bench: &'static str,
-    /// `W1a` … `W7`, or `limit`.
+    /// `W1a` … `W7`, `S1`, or `limit`.
     pub workload: &'static str,
     /// What tells it from its neighbours.
     pub params: Params,

@@ -115,12 +115,10 @@ impl Config {
             .map(|setting| {
                 let from_file = || {
                     let value = file.0.get(setting.name)?;
-                    Some(match value {
-                        toml::Value::String(text) => text.clone(),
-                        // As in a variable: JSON.
-                        toml::Value::Table(_) => serde_json::to_string(value).unwrap_or_default(),
-                        other => other.to_string(),
-                    })
+                    // A table as in a variable: JSON.
+                    let table = || serde_json::to_string(value.as_table()?).ok();
+                    let text = value.as_str().map(Into::into).or_else(table);
+                    Some(text.unwrap_or_else(|| value.to_string()))
                 };
                 let set = |text: &String| !text.is_empty();
                 let (plain, origin) = if let Some(text) = flags.get(setting.name) {

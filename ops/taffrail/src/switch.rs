@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use commands::process::SchedulerHandle;
-use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor};
+use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor, Waits};
 use domain::task::{ClaimTasks, Claimed};
-use domain::{Outcome, Problem, TenantId};
+use domain::{Outcome, Problem, TaskId, TenantId};
 
 /// The processor, wherever it is.
 pub struct SwitchExecutor {
@@ -54,6 +54,14 @@ impl Claims for SwitchClaims {
             self.here.claim(tenant, queue, request)
         } else {
             self.elsewhere.claim(tenant, queue, request)
+        }
+    }
+
+    fn why(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Vec<Waits>>> {
+        if self.here.is_active() {
+            self.here.why(tenant, task)
+        } else {
+            self.elsewhere.why(tenant, task)
         }
     }
 }

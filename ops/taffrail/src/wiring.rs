@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use broker::{Consumer, Presence, Relay, RemoteClaims, RemoteExecutor, Streams};
+use commands::fence::MANAGERS;
 use commands::leader::while_leading;
 use commands::process::{Managers, ManagersConfig, SchedulerHandle};
 use commands::{Claims, Clock, Executor, Ids, ProcessorConfig};
@@ -163,7 +164,7 @@ pub async fn start(
         figures::of_relay(&metrics, &relay);
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
         back.spawn("relay", async move {
-            while_leading(leases, "relay", &holder, force, cancel, |cancel| {
+            while_leading(leases, "relay", &holder, force, cancel, |_, cancel| {
                 let relay = relay.clone();
                 async move { relay.run(cancel).await }
             })
@@ -203,7 +204,7 @@ pub async fn start(
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
         let (pool, reader) = (pool.clone(), reader.clone());
         back.spawn("projector", async move {
-            while_leading(leases, "projector", &holder, force, cancel, |cancel| {
+            while_leading(leases, "projector", &holder, force, cancel, |_, cancel| {
                 projections::engine::run_all(pool.clone(), reader.clone(), progress.clone(), cancel)
             })
             .await;
@@ -249,7 +250,7 @@ pub async fn start(
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), actors.cancel.clone());
         let client = nats.clone();
         actors.spawn("managers", async move {
-            while_leading(leases, "managers", &holder, force, cancel, |cancel| {
+            while_leading(leases, MANAGERS, &holder, force, cancel, |token, cancel| {
                 let (managers, scheduler, client) =
                     (managers.clone(), scheduler.clone(), client.clone());
                 async move {
@@ -258,7 +259,7 @@ pub async fn start(
                         broker::serve_claims(client, scheduler, tenants(), answering.clone());
                     let managing = async {
                         // An error means that the log is not the one it was: fold it anew.
-                        if let Err(error) = managers.run(cancel).await {
+                        if let Err(error) = managers.run(Some(token), cancel).await {
                             tracing::warn!(%error, "the managers begin anew");
                         }
                         answering.cancel();

@@ -73,9 +73,11 @@ impl Projection for Agents {
         match event {
             Event::Agent(_) => vec![recorded.stream_id],
             Event::Crew(CrewEvent::RoleAssigned(role)) => vec![role.agent_id.0],
-            Event::Crew(_) | Event::Task(_) | Event::Operation(_) | Event::Schedule(_) => {
-                Vec::new()
-            }
+            Event::Crew(_)
+            | Event::Task(_)
+            | Event::Operation(_)
+            | Event::Schedule(_)
+            | Event::Queue(_) => Vec::new(),
         }
     }
 
@@ -106,7 +108,11 @@ impl Projection for Agents {
                 row.position = recorded.position;
                 Some(row)
             }
-            Event::Crew(_) | Event::Task(_) | Event::Operation(_) | Event::Schedule(_) => row,
+            Event::Crew(_)
+            | Event::Task(_)
+            | Event::Operation(_)
+            | Event::Schedule(_)
+            | Event::Queue(_) => row,
         }
     }
 

@@ -3,6 +3,7 @@
 use domain::agent::AgentEvent;
 use domain::crew::CrewEvent;
 use domain::operation::OperationEvent;
+use domain::queue::QueueEvent;
 use domain::schedule::{ScheduleEvent, SkipReason};
 use domain::task::TaskEvent;
 use domain::{Event, Json};
@@ -18,6 +19,7 @@ pub fn summary(event: &Event) -> String {
         Event::Operation(event) => operation(event),
         Event::Crew(event) => crew(event),
         Event::Schedule(event) => schedule(event),
+        Event::Queue(event) => queue(event),
     }
 }
 
@@ -125,6 +127,15 @@ fn schedule(event: &ScheduleEvent) -> String {
         E::SubmitFailed(failed) => {
             format!("run {} has no task: {}", failed.run, excerpt(&failed.problem.detail))
         }
+    }
+}
+
+fn queue(event: &QueueEvent) -> String {
+    match event {
+        QueueEvent::Configured(new) => format!("{} has a new policy", new.queue),
+        QueueEvent::Paused(why) => because(format!("{} paused", why.queue), &why.reason),
+        QueueEvent::Resumed(why) => because(format!("{} resumed", why.queue), &why.reason),
+        QueueEvent::Draining(why) => because(format!("{} told to drain", why.queue), &why.reason),
     }
 }
 

@@ -44,7 +44,11 @@ impl Projection for Operations {
     fn keys(recorded: &Recorded, event: &Event) -> Vec<Uuid> {
         match event {
             Event::Operation(_) => vec![recorded.stream_id],
-            Event::Task(_) | Event::Agent(_) | Event::Crew(_) | Event::Schedule(_) => Vec::new(),
+            Event::Task(_)
+            | Event::Agent(_)
+            | Event::Crew(_)
+            | Event::Schedule(_)
+            | Event::Queue(_) => Vec::new(),
         }
     }
 

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::DateTime;
-use domain::TenantId;
+use domain::queue::QueuePolicy;
 use domain::values::Priority;
+use domain::{Json, TenantId};
 
-use super::QueueView;
+use super::{QueueRow, QueueView};
 use crate::metrics::{ALL_QUEUES, MetricsRow, RatesView};
 use crate::query::{FIRST, Sql, position_of};
 use crate::{Answer, Model, Queries, QueryError};
 
 /// The models behind a queue.
-const MODELS: [Model; 2] = [Model::Tasks, Model::Metrics];
+const MODELS: [Model; 3] = [Model::Tasks, Model::Metrics, Model::Queues];
+/// In the place of a state: the row is the queue's own.
+const OWN: &str = "@";
 
 impl Queries {
     /// Every queue that a task names or once named, by name.
@@ -58,6 +61,12 @@ impl Queries {
             let now: i64 = row.try_get(FIRST + 6)?;
             let queue = queues.entry(name.clone()).or_insert_with(|| named(name));
             if let Some(doc) = row.try_get::<_, Option<&str>>(FIRST + 5)? {
+                if row.try_get::<_, Option<&str>>(FIRST + 1)? == Some(OWN) {
+                    let own: QueueRow = serde_json::from_str(doc)
+                        .map_err(|error| QueryError::Row(error.to_string()))?;
+                    decided(queue, own);
+                    continue;
+                }
                 let counted: MetricsRow = serde_json::from_str(doc)
                     .map_err(|error| QueryError::Row(error.to_string()))?;
                 queue.counters = counted.counters;
@@ -88,19 +97,34 @@ impl Queries {
 
 fn named(name: String) -> QueueView {
     let by_priority = Priority::ALL.iter().map(|p| (p.as_str().to_owned(), 0)).collect();
-    QueueView { name, by_priority, ..QueueView::default() }
+    let policy = Json::of(&QueuePolicy::default());
+    QueueView { name, by_priority, policy, ..QueueView::default() }
+}
+
+fn decided(queue: &mut QueueView, own: QueueRow) {
+    queue.state = own.state;
+    queue.state_reason = own.reason;
+    queue.state_since = (own.state_position > 0).then_some(own.state_since);
+    queue.version = own.version;
+    if !own.policy.is_null() {
+        queue.policy = own.policy;
+    }
 }
 
 /// Depths by state and priority, and the counters' rows behind them.
 fn depths(tenant: &TenantId, name: Option<&str>) -> Sql {
     let mut sql = Sql::new("");
     let whose = sql.bind(tenant.as_str().to_owned());
-    let (of_task, of_row) = match name {
+    let (of_task, of_row, of_queue) = match name {
         Some(name) => {
             let name = sql.bind(name.to_owned());
-            (format!(" AND t.queue = {name}"), format!(" AND m.key = {name}"))
+            (
+                format!(" AND t.queue = {name}"),
+                format!(" AND m.key = {name}"),
+                format!(" AND d.name = {name}"),
+            )
         }
-        None => (String::new(), String::new()),
+        None => Default::default(),
     };
     // The condition on archived and state is word for word that of the index
     // `tasks_depths`, which holds the open tasks alone.
@@ -115,6 +139,9 @@ fn depths(tenant: &TenantId, name: Option<&str>) -> Sql {
              UNION ALL
              SELECT m.key, NULL, NULL, NULL, NULL, m.doc
              FROM read.metrics m WHERE m.tenant = {whose} AND m.key <> '{ALL_QUEUES}'{of_row}
+             UNION ALL
+             SELECT d.name, '{OWN}', NULL, NULL, NULL, d.doc
+             FROM read.queues d WHERE d.tenant = {whose}{of_queue}
          ) q"
     ));
     sql

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use domain::Json;
+use domain::queue::{QueuePolicy, QueueState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -28,4 +30,17 @@ pub struct QueueView {
     pub per_minute: RatesView,
     /// Since the log's first event.
     pub counters: Counters,
+    /// Whether it gives tasks out.
+    pub state: QueueState,
+    /// Why, where somebody said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_reason: Option<String>,
+    /// Since when; absent where it was always so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_since: Option<DateTime<Utc>>,
+    /// How it gives tasks out; the default where nothing was set.
+    #[schema(value_type = QueuePolicy)]
+    pub policy: Json,
+    /// Of its stream: 0 where nothing was ever decided about it.
+    pub version: u64,
 }

@@ -45,7 +45,11 @@ impl Projection for Schedules {
     fn keys(recorded: &Recorded, event: &Event) -> Vec<Uuid> {
         match event {
             Event::Schedule(_) => vec![recorded.stream_id],
-            Event::Task(_) | Event::Agent(_) | Event::Operation(_) | Event::Crew(_) => Vec::new(),
+            Event::Task(_)
+            | Event::Agent(_)
+            | Event::Operation(_)
+            | Event::Crew(_)
+            | Event::Queue(_) => Vec::new(),
         }
     }
 

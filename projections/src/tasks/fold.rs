@@ -121,9 +121,11 @@ impl Projection for Tasks {
     fn keys(recorded: &Recorded, event: &Event) -> Vec<Uuid> {
         match event {
             Event::Task(_) => vec![recorded.stream_id],
-            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Schedule(_) => {
-                Vec::new()
-            }
+            Event::Agent(_)
+            | Event::Operation(_)
+            | Event::Crew(_)
+            | Event::Schedule(_)
+            | Event::Queue(_) => Vec::new(),
         }
     }
 

@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use domain::agent::AgentEvent;
-use domain::task::{TaskEvent, TaskState};
+use domain::operation::OperationEvent;
+use domain::queue::{QueueEvent, queue_id};
+use domain::task::{TaskEvent, TaskState, TaskUpdated};
 use domain::{AgentId, Event, Recorded, TaskId, TenantId, Timestamp};
+use uuid::Uuid;
 
-use super::entry::{Entry, Place};
+use super::entry::{Entry, Place, Shape};
+use super::facts;
 use super::waiting::Waiting;
+use crate::process::purge::PURGE;
 use crate::process::roster::Roster;
 
 /// How many tasks of a queue wait, and for what.
@@ -43,11 +48,29 @@ pub(super) struct Board {
     /// Agents who may be able to take more, or have something to be told.
     touched: BTreeSet<AgentId>,
     now: Timestamp,
+    /// When what is folded or decided happens, in microseconds: what rates count by.
+    at: i64,
+    /// What leaves an agent's hands was never in them.
+    untaken: bool,
+    /// Every shape with how many tasks have it: they share one copy.
+    shapes: HashMap<Arc<Shape>, usize>,
+    /// Purges that have not ended.
+    purges: HashMap<Uuid, (TenantId, u64)>,
+}
+
+fn forget(shapes: &mut HashMap<Arc<Shape>, usize>, shape: &Arc<Shape>) {
+    if let Some(tasks) = shapes.get_mut(shape) {
+        *tasks = tasks.saturating_sub(1);
+        if *tasks == 0 {
+            shapes.remove(shape);
+        }
+    }
 }
 
 impl Board {
     /// Folds one event. `scheduler` is the actor whose assignments are our own.
     pub fn apply(&mut self, event: &Recorded, scheduler: &str) {
+        self.at = event.recorded_at.timestamp_micros();
         match event.event() {
             Ok(Event::Task(happened)) => self.apply_task(event, happened, scheduler),
             Ok(Event::Agent(happened)) => {
@@ -57,14 +80,49 @@ impl Board {
                 }
                 self.touched.insert(agent);
             }
-            Ok(Event::Operation(_) | Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
+            Ok(Event::Queue(decided)) => self.apply_queue(event, decided),
+            Ok(Event::Operation(happened)) => self.apply_operation(event, happened),
+            Ok(Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
+        }
+    }
+
+    fn apply_queue(&mut self, event: &Recorded, decided: &QueueEvent) {
+        // What came into another stream decides nothing (see `Command::misplaced`).
+        if event.stream_id != queue_id(&event.tenant, decided.queue()) {
+            return;
+        }
+        for task in self.waiting.decided(&event.tenant, decided, event.position) {
+            // It was parked, which no event of its own had done.
+            if let Some(entry) = self.tasks.get(&task) {
+                self.waiting.insert(task, entry);
+            }
+        }
+    }
+
+    fn apply_operation(&mut self, event: &Recorded, happened: &OperationEvent) {
+        match happened {
+            OperationEvent::Accepted(new) if new.kind == PURGE => {
+                let purge = (event.tenant.clone(), event.position);
+                self.purges.insert(event.stream_id, purge);
+            }
+            OperationEvent::Succeeded(_)
+            | OperationEvent::Failed(_)
+            | OperationEvent::Cancelled(_) => drop(self.purges.remove(&event.stream_id)),
+            OperationEvent::Accepted(_)
+            | OperationEvent::Started(_)
+            | OperationEvent::Progressed(_) => {}
         }
     }
 
     fn apply_task(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
         let task = TaskId(event.stream_id);
         if let TaskEvent::Submitted(new) = happened {
-            let entry = Entry::submitted(event, new);
+            let mut entry = Entry::submitted(event, new);
+            if let Some((known, _)) = self.shapes.get_key_value(&entry.shape) {
+                entry.shape = known.clone();
+            }
+            *self.shapes.entry(entry.shape.clone()).or_default() += 1;
+            facts::submitted(&mut entry, new, self.waiting.queue(&event.tenant, &new.queue));
             for dependency in &entry.missing {
                 self.dependents.entry(*dependency).or_default().insert(task);
                 if !self.tasks.contains_key(dependency) {
@@ -76,6 +134,9 @@ impl Board {
             return;
         }
         self.update(task, |entry| entry.apply(event, happened, scheduler));
+        if let TaskEvent::Updated(changes) = happened {
+            self.described(task, changes);
+        }
         let state = match happened {
             TaskEvent::Archived(_) => Some(TaskState::Cancelled),
             TaskEvent::Completed(_) => Some(TaskState::Done),
@@ -117,7 +178,14 @@ impl Board {
         if entry.place == Place::Waiting {
             self.waiting.remove(task, entry);
         }
+        let shape = entry.shape.clone();
         change(entry);
+        if !Arc::ptr_eq(&shape, &entry.shape) {
+            let known = self.shapes.get_key_value(&entry.shape).map(|(known, _)| known.clone());
+            entry.shape = known.unwrap_or_else(|| entry.shape.clone());
+            *self.shapes.entry(entry.shape.clone()).or_default() += 1;
+            forget(&mut self.shapes, &shape);
+        }
         let (before, after) = (entry.place.clone(), entry.belongs(self.now));
         if after == Place::Waiting {
             self.waiting.insert(task, entry);
@@ -146,9 +214,7 @@ impl Board {
                     }
                 }
                 self.touched.insert(*agent);
-                if let Some(key) = &entry.key {
-                    self.waiting.free(&entry.tenant, key);
-                }
+                self.waiting.free(entry, !std::mem::take(&mut self.untaken));
             }
         }
     }
@@ -161,9 +227,7 @@ impl Board {
             Place::Timed(at) => drop(self.timed.insert((*at, task))),
             Place::Held(agent) => {
                 self.held.entry(*agent).or_default().insert(task);
-                if let Some(key) = &entry.key {
-                    self.waiting.hold(&entry.tenant, key);
-                }
+                self.waiting.hold(task, entry, self.at);
             }
         }
     }
@@ -174,6 +238,7 @@ impl Board {
             self.waiting.remove(task, &entry);
         }
         self.leave(task, &entry);
+        forget(&mut self.shapes, &entry.shape);
         for dependency in &entry.missing {
             if let Some(waiting) = self.dependents.get_mut(dependency) {
                 waiting.remove(&task);
@@ -241,6 +306,8 @@ impl Board {
     /// Lets time pass: what has come due may be given out.
     pub fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        self.at = self.now.timestamp_micros();
+        self.waiting.advance(self.at);
         while let Some((at, task)) = self.timed.first().copied()
             && at <= self.now
         {
@@ -248,9 +315,63 @@ impl Board {
         }
     }
 
-    /// When the next task comes due.
+    /// When the next task comes due, or a rate lets one pass.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.timed.first().map(|(at, _)| *at)
+        let rate = self.waiting.next_due().and_then(Timestamp::from_timestamp_micros);
+        self.timed.first().map(|(at, _)| *at).into_iter().chain(rate).min()
+    }
+
+    /// The assignment of a task does not come about: its limits count it no more.
+    pub fn unreserve(&mut self, task: TaskId, change: impl FnOnce(&mut Entry)) {
+        self.untaken = true;
+        self.update(task, change);
+        self.untaken = false;
+    }
+
+    /// What a purge is to cancel: the tenant, and the position of its first event.
+    pub fn purge(&self, operation: Uuid) -> Option<(TenantId, u64)> {
+        self.purges.get(&operation).cloned()
+    }
+
+    /// What waits in a queue and was submitted before a position, with its version.
+    pub fn waiting_in(&self, tenant: &TenantId, queue: &str, before: u64) -> Vec<(TaskId, u64)> {
+        let waits = |(_, entry): &(&TaskId, &Entry)| {
+            entry.tenant == *tenant
+                && *entry.queue == *queue
+                && entry.position < before
+                && entry.state == TaskState::Queued
+                && entry.reserved.is_none()
+        };
+        self.tasks.iter().filter(waits).map(|(task, entry)| (*task, entry.version)).collect()
+    }
+
+    /// Brings what expressions say of a task up to date.
+    fn described(&mut self, task: TaskId, changes: &TaskUpdated) {
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if entry.facts.is_none() {
+            return;
+        }
+        let before = entry.values.clone();
+        let queue = self.waiting.queue(&entry.tenant, &entry.queue);
+        let after = facts::updated(entry, changes, queue);
+        if after == before {
+            return;
+        }
+        // It stands, or is counted, under its old values: it leaves before they change.
+        let place = entry.place.clone();
+        let Some(mut entry) = self.tasks.remove(&task) else { return };
+        match place {
+            Place::Waiting => self.waiting.remove(task, &entry),
+            Place::Held(_) => self.waiting.free(&entry, true),
+            Place::Nowhere | Place::Dependent | Place::Timed(_) => {}
+        }
+        entry.values = after;
+        match place {
+            Place::Waiting => self.waiting.insert(task, &entry),
+            Place::Held(_) => self.waiting.hold(task, &entry, self.at),
+            Place::Nowhere | Place::Dependent | Place::Timed(_) => {}
+        }
+        self.tasks.insert(task, entry);
     }
 
     /// By the database's clock, as far as it was told.
@@ -272,6 +393,12 @@ impl Board {
 
     pub fn task(&self, task: TaskId) -> Option<&Entry> {
         self.tasks.get(&task)
+    }
+
+    /// Everything that is in an agent's hands, or on the way there.
+    pub fn held(&self) -> impl Iterator<Item = (TaskId, &Entry)> {
+        let held = self.held.values().flatten();
+        held.filter_map(|task| Some((*task, self.tasks.get(task)?)))
     }
 
     /// What an agent holds, or is about to.

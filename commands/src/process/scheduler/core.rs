@@ -13,15 +13,19 @@ use domain::{AgentId, Code, Event, Json, Problem, Recorded, TaskId, TenantId, Ti
 use super::board::Board;
 use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
+use super::rules::level_name;
 use super::waiters::{Terms, Waiter, Waiters};
+use super::waiting::{Next, QueueId};
 use crate::CommandEnvelope;
-use crate::process::roster::agent_of;
+use crate::process::roster::{Abilities, agent_of};
 use crate::process::{command_id, watchdog};
 
 /// Who the commands are from.
 pub(super) const ACTOR: &str = "manager:scheduler";
 /// How long a task rests after an assignment that was refused or not taken.
 const REST: chrono::Duration = chrono::Duration::seconds(1);
+/// Tasks that a queue gives out in one pass when it gives out again.
+const MOST_AT_ONCE: usize = 256;
 
 /// A task on its way to an agent.
 #[derive(Debug)]
@@ -65,6 +69,9 @@ struct Hands {
     pushes: Vec<Pick>,
 }
 
+/// Agents by what they can do, then by when they were served.
+pub(super) type Listed = BTreeMap<Abilities, BTreeSet<(u64, AgentId)>>;
+
 impl Hands {
     fn of(&self, claim: u64) -> usize {
         self.claims.get(&claim).map_or(0, Vec::len)
@@ -77,7 +84,7 @@ pub(in crate::process) struct Scheduler {
     pub(super) waiters: Waiters,
     pub(super) live: HashMap<AgentId, Live>,
     /// Agents who listen and have a free slot, least recently served first.
-    pub(super) listeners: BTreeMap<TenantId, BTreeSet<(u64, AgentId)>>,
+    pub(super) listeners: BTreeMap<TenantId, Listed>,
     /// Agents of whom nobody knows whether they listen.
     pub(super) unheard: BTreeSet<AgentId>,
     /// Agents who let a lease run out and gave no sign of life since.
@@ -168,15 +175,20 @@ impl Scheduler {
         let touched = self.board.take_touched();
         let claims: BTreeSet<u64> =
             touched.iter().flat_map(|agent| self.waiters.of_agent(*agent)).collect();
+        for agent in &touched {
+            self.relist(*agent);
+        }
         for waiter in claims {
             self.fill(waiter, &mut hands, &mut fresh);
         }
         for agent in touched {
-            self.relist(agent);
             self.push_to(agent, &mut hands, &mut fresh);
         }
         for rank in fresh {
             self.offer(rank, &mut hands);
+        }
+        for queue in self.board.waiting.take_reopened() {
+            self.give_out(queue, &mut hands);
         }
         let answered = hands.claims.into_iter();
         let mut served: Vec<Hand> = answered
@@ -184,6 +196,22 @@ impl Scheduler {
             .collect();
         served.extend(hands.pushes.into_iter().map(|pick| Hand::Push(Box::new(pick))));
         served
+    }
+
+    /// Whether a pass left something to give out.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.board.waiting.has_reopened()
+    }
+
+    /// Offers what a queue that gives out again has, the next in turn first.
+    fn give_out(&mut self, queue: QueueId, hands: &mut Hands) {
+        for _ in 0..MOST_AT_ONCE {
+            let heads = self.board.waiting.heads(&queue);
+            if !heads.into_iter().any(|rank| self.offer(rank, hands)) {
+                return;
+            }
+        }
+        self.board.waiting.reopen_again(queue);
     }
 
     /// Fills a waiting claim with what is its agent's already, then with the next tasks.
@@ -206,19 +234,23 @@ impl Scheduler {
             }
         }
         while hands.of(id) < max
-            && let Some(rank) = self.next(agent, Some(&queue))
+            && let Some(Next { rank, level }) = self.next(agent, Some(&queue))
         {
             // Just come: an older claim may be waiting for it.
             if fresh.remove(&rank) && self.offer(rank, hands) {
                 continue;
             }
             let reason = format!(
-                "claimed; first by priority ({}) and age of the tasks in queue {queue} that fit",
-                rank.priority.as_str(),
+                "claimed; next in turn ({}) and oldest of the tasks in queue {queue} that fit",
+                level_name(level),
             );
             let pick = self.reserve(rank.task, agent, terms, reason);
             hands.claims.entry(id).or_default().extend(pick);
         }
+        if hands.of(id) >= max {
+            self.waiters.fill(id);
+        }
+        self.relist(agent);
     }
 
     /// Pushes to a listener what is its own already, then the next tasks of any queue.
@@ -229,14 +261,14 @@ impl Scheduler {
         for task in self.undelivered(agent) {
             hands.pushes.extend(self.again(task, agent));
         }
-        while let Some(rank) = self.next(agent, None) {
+        while let Some(Next { rank, level }) = self.next(agent, None) {
             // Just come: a claim may be waiting for it, and whoever asks comes first.
             if fresh.remove(&rank) && self.offer(rank, hands) {
                 continue;
             }
             let reason = format!(
-                "pushed; first by priority ({}) and age of the waiting tasks that fit",
-                rank.priority.as_str(),
+                "pushed; next in turn ({}) and oldest of the waiting tasks that fit",
+                level_name(level),
             );
             hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason));
         }
@@ -249,37 +281,27 @@ impl Scheduler {
         if !self.board.waiting.is_exposed(rank.task, entry) {
             return false;
         }
-        let fits = |agent: AgentId| {
-            let facts = self.board.roster.get(agent).filter(|f| f.tenant == entry.tenant);
-            facts.is_some_and(|facts| entry.shape.fits(agent, facts))
-                && self.board.free_slots(agent) > 0
-        };
-        let mut passed_over = 0usize;
-        let claim = self.waiters.on_queue(&entry.tenant, &entry.queue).find(|(id, waiter)| {
-            let takes = hands.of(*id) < waiter.max && fits(waiter.agent);
-            passed_over += usize::from(!takes);
-            takes
-        });
-        if let Some((id, waiter)) = claim {
-            let (agent, terms) = (waiter.agent, waiter.terms);
-            let reason = format!(
-                "longest waiting claim of queue {} that fits; {passed_over} passed over",
-                entry.queue
-            );
+        let (tenant, shape) = (&entry.tenant, &entry.shape);
+        let claim = self.claimant(tenant, &entry.queue, shape);
+        if let Some((id, waiter)) = claim.and_then(|id| Some((id, self.waiters.get(id)?))) {
+            let (agent, terms, max) = (waiter.agent, waiter.terms, waiter.max);
+            let reason = format!("longest waiting claim of queue {} that fits", entry.queue);
             let pick = self.reserve(rank.task, agent, terms, reason);
             hands.claims.entry(id).or_default().extend(pick);
+            if hands.of(id) >= max {
+                self.waiters.fill(id);
+            }
+            self.relist(agent);
             return true;
         }
-        let listeners = self.listeners.get(&entry.tenant);
-        let mut fitting = listeners.into_iter().flatten().filter(|(_, agent)| fits(*agent));
-        let Some((_, agent)) = fitting.next().copied() else { return false };
+        let Some(agent) = self.listener(tenant, shape) else { return false };
         let reason = "pushed; the least recently served listener with a free slot that fits";
         hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason.into()));
         self.relist(agent);
         true
     }
 
-    pub(super) fn next(&self, agent: AgentId, queue: Option<&str>) -> Option<Rank> {
+    pub(super) fn next(&self, agent: AgentId, queue: Option<&str>) -> Option<Next> {
         if self.board.free_slots(agent) == 0 {
             return None;
         }
@@ -368,14 +390,15 @@ impl Scheduler {
         if !self.board.task(pick.task).is_some_and(|entry| concerns(entry, pick)) {
             return;
         }
-        self.board.update(pick.task, |entry| {
+        let change = |entry: &mut Entry| {
             if pick.assign.is_some() {
                 entry.reserved = None;
                 entry.retry_at = entry.retry_at.max(until);
             }
             // Where it was assigned all the same, nobody was told.
             entry.delivered = false;
-        });
+        };
+        self.board.unreserve(pick.task, change);
         self.board.touch(pick.agent);
     }
 
@@ -412,6 +435,16 @@ impl Scheduler {
                 entry.delivered = false;
             }
         });
+    }
+
+    /// What a purge is to cancel: the tenant, and the position of its first event.
+    pub fn purge(&self, operation: uuid::Uuid) -> Option<(TenantId, u64)> {
+        self.board.purge(operation)
+    }
+
+    /// What waits in a queue and was submitted before a position, with its version.
+    pub fn waiting_in(&self, tenant: &TenantId, queue: &str, before: u64) -> Vec<(TaskId, u64)> {
+        self.board.waiting_in(tenant, queue, before)
     }
 
     pub(super) fn waiting_claims(&self) -> usize {

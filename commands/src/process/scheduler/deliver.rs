@@ -27,7 +27,13 @@ const PAGE: usize = 500;
 
 /// Gives out what can be given out, and starts carrying it out.
 pub(in crate::process) fn serve(session: &Arc<Session>) {
-    let hands = session.scheduler.lock().serve();
+    let (hands, more) = {
+        let mut scheduler = session.scheduler.lock();
+        (scheduler.serve(), scheduler.is_unfinished())
+    };
+    if more {
+        session.wake.notify_one();
+    }
     for hand in hands {
         let ours = session.clone();
         match hand {

@@ -6,6 +6,7 @@ use domain::task::{Lease, TaskEvent, TaskState, TaskSubmitted};
 use domain::values::Priority;
 use domain::{AgentId, Json, Recorded, TaskId, TenantId, Timestamp};
 
+use super::groups::GateId;
 use crate::process::roster::AgentFacts;
 
 /// A payload up to this size stays in memory; a larger one is read from the log when
@@ -20,9 +21,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Whether somebody of these abilities can do tasks of this shape.
+    pub fn can(&self, abilities: &[String]) -> bool {
+        self.capabilities.iter().all(|word| abilities.binary_search(word).is_ok())
+    }
+
     /// Whether an agent may have tasks of this shape.
     pub fn fits(&self, id: AgentId, agent: &AgentFacts) -> bool {
-        self.capabilities.iter().all(|word| agent.capabilities.binary_search(word).is_ok())
+        self.can(&agent.capabilities)
             && (self.assignees.is_empty()
                 || self.assignees.iter().any(|who| *who == agent.name || *who == id.to_string()))
     }
@@ -32,6 +38,9 @@ impl Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     pub priority: Priority,
+    /// Since when it could have run, in microseconds: its submission, or the time before
+    /// which it was not to run. Attempts that failed do not make it younger.
+    pub since: i64,
     pub position: u64,
     pub task: TaskId,
 }
@@ -58,8 +67,10 @@ impl Payload {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub tenant: TenantId,
-    /// Of its submission: its age.
+    /// Of its submission.
     pub position: u64,
+    /// By the database's clock, in microseconds.
+    submitted_us: i64,
     /// Of its last event: the cause of what happens to it next.
     pub cause: u64,
     /// Of its stream.
@@ -69,6 +80,10 @@ pub(super) struct Entry {
     pub priority: Priority,
     pub shape: Arc<Shape>,
     pub key: Option<Arc<str>>,
+    /// What the queue's expressions say of it, with their texts.
+    pub values: Vec<(Arc<str>, Arc<str>)>,
+    /// What expressions look at, where the queue has any.
+    pub facts: Option<Box<serde_json::Value>>,
     pub title: Box<str>,
     pub kind: Box<str>,
     pub due_at: Option<Timestamp>,
@@ -126,6 +141,7 @@ impl Entry {
         Self {
             tenant: event.tenant.clone(),
             position: event.position,
+            submitted_us: event.recorded_at.timestamp_micros(),
             cause: event.position,
             version: event.version,
             correlation: event.correlation_id,
@@ -133,6 +149,8 @@ impl Entry {
             priority: new.priority,
             shape: shape(new.capabilities.clone(), new.assignees.clone()),
             key: new.concurrency_key.as_deref().map(Arc::from),
+            values: Vec::new(),
+            facts: None,
             title: new.title.as_str().into(),
             kind: new.kind.as_str().into(),
             due_at: new.due_at,
@@ -274,7 +292,21 @@ impl Entry {
     }
 
     pub fn rank(&self, task: TaskId) -> Rank {
-        Rank { priority: self.priority, position: self.position, task }
+        let run_at = self.run_at.map_or(0, |at| at.timestamp_micros());
+        let since = self.submitted_us.max(run_at);
+        Rank { priority: self.priority, since, position: self.position, task }
+    }
+
+    /// The keys of its own that limits count it by.
+    pub fn gates(&self) -> Vec<GateId> {
+        let key = self.key.iter().map(|key| GateId::Key(self.tenant.clone(), key.clone()));
+        let values = self.values.iter().map(|(expression, value)| GateId::Value {
+            tenant: self.tenant.clone(),
+            queue: self.queue.clone(),
+            expression: expression.clone(),
+            value: value.clone(),
+        });
+        key.chain(values).collect()
     }
 }
 

@@ -15,6 +15,7 @@ use super::core::Admission;
 use super::deliver::{CLAIMANT_GONE, take_back};
 use super::serve;
 use super::waiters::{Terms, Waiter};
+use super::why::Waits;
 use crate::process::perform::Session;
 use crate::{Boxed, Claims};
 
@@ -85,14 +86,7 @@ impl SchedulerHandle {
         Some(facts.desired_state())
     }
 
-    /// What keeps a task from being given out, for people; `None` when no open task of
-    /// that id is known here.
-    pub fn why(&self, tenant: &TenantId, task: TaskId) -> Option<Vec<String>> {
-        let session = self.session.borrow().clone()?;
-        session.scheduler.lock().why(tenant, task)
-    }
-
-    async fn session(&self) -> Option<Arc<Session>> {
+    pub(in crate::process) async fn session(&self) -> Option<Arc<Session>> {
         let mut sessions = self.session.subscribe();
         let open = timeout(START_WAIT, sessions.wait_for(Option::is_some)).await;
         open.ok()?.ok()?.clone()
@@ -146,6 +140,17 @@ impl Claims for SchedulerHandle {
         request: ClaimTasks,
     ) -> Boxed<Result<Claimed, Problem>> {
         Box::pin(self.clone().claim(tenant, queue, request))
+    }
+
+    fn why(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Vec<Waits>>> {
+        let handle = self.clone();
+        Box::pin(async move {
+            let session = handle.session().await?;
+            // What the caller has seen committed, it finds considered.
+            let seen = *session.source.watch().borrow();
+            session.folded_to(seen).await;
+            session.scheduler.lock().why(&tenant, task)
+        })
     }
 
     fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use domain::{AgentId, TenantId};
 
 use super::core::Scheduler;
+use super::entry::Shape;
+use crate::process::roster::Abilities;
 
 /// How long "nobody listens" is believed.
 const DEAF: Duration = Duration::from_secs(5);
@@ -29,7 +31,7 @@ pub(super) struct Live {
     /// When it was last given something, as a count; the least recent comes first.
     pub given: u64,
     /// Its place among the listeners, while it has one.
-    pub listed: Option<u64>,
+    pub listed: Option<(u64, Abilities)>,
     pub claimed: Option<Instant>,
 }
 
@@ -137,18 +139,55 @@ impl Scheduler {
     pub(super) fn relist(&mut self, agent: AgentId) {
         let free = self.board.free_slots(agent) > 0;
         let Some(facts) = self.board.roster.get(agent) else { return };
+        self.waiters.list(agent, Some(&facts.capabilities).filter(|_| free));
         let Some(live) = self.live.get_mut(&agent) else { return };
-        let wanted = (free && live.hearing == Hearing::Listens).then_some(live.given);
+        let wanted = (free && live.hearing == Hearing::Listens)
+            .then(|| (live.given, facts.capabilities.clone()));
         if wanted == live.listed {
             return;
         }
-        let list = self.listeners.entry(facts.tenant.clone()).or_default();
-        if let Some(old) = live.listed {
-            list.remove(&(old, agent));
+        let lists = self.listeners.entry(facts.tenant.clone()).or_default();
+        if let Some((given, abilities)) = live.listed.take()
+            && let Some(list) = lists.get_mut(&abilities)
+        {
+            list.remove(&(given, agent));
+            if list.is_empty() {
+                lists.remove(&abilities);
+            }
         }
-        if let Some(new) = wanted {
-            list.insert((new, agent));
+        if let Some((given, abilities)) = &wanted {
+            lists.entry(abilities.clone()).or_default().insert((*given, agent));
         }
         live.listed = wanted;
+    }
+
+    /// The least recently served listener with a free slot that a task of a shape fits.
+    pub(super) fn listener(&self, tenant: &TenantId, shape: &Shape) -> Option<AgentId> {
+        if !shape.assignees.is_empty() {
+            let meant = shape.assignees.iter();
+            let agents = meant.filter_map(|who| self.board.roster.assignee(tenant, who));
+            let listed = agents.filter_map(|agent| {
+                let (given, abilities) = self.live.get(&agent)?.listed.as_ref()?;
+                shape.can(abilities).then_some((*given, agent))
+            });
+            return listed.min().map(|(_, agent)| agent);
+        }
+        let lists = self.listeners.get(tenant)?;
+        let able = lists.iter().filter(|(abilities, _)| shape.can(abilities));
+        able.filter_map(|(_, list)| list.first()).min().map(|(_, agent)| *agent)
+    }
+
+    /// The oldest claim on a queue that a task of a shape fits and that has room for it.
+    pub(super) fn claimant(&self, tenant: &TenantId, queue: &str, shape: &Shape) -> Option<u64> {
+        if shape.assignees.is_empty() {
+            return self.waiters.first(tenant, queue, shape);
+        }
+        let meant = shape.assignees.iter();
+        let agents = meant.filter_map(|who| self.board.roster.assignee(tenant, who));
+        let fit = agents.filter(|agent| {
+            let facts = self.board.roster.get(*agent);
+            facts.is_some_and(|facts| facts.tenant == *tenant && shape.can(&facts.capabilities))
+        });
+        fit.filter_map(|agent| self.waiters.first_of(agent, queue)).min()
     }
 }

@@ -1,7 +1,8 @@
 //! The scheduler: which task goes to which agent, by claim and by push.
 //!
-//! First-fit: the most urgent and oldest waiting task that an agent may have. Both
-//! ways lead to the same `task assign`. `board` is the fold, `core` decides (both
+//! An agent gets the oldest task that it may have, of the priority whose turn it is by
+//! the queue's policy (`share`, `rules`), as far as limits let it (`groups`). Both ways
+//! lead to the same `task assign`. `board` is the fold, `core` decides (both
 //! pure), `handle` and `deliver` carry it out.
 //!
 //! Invariants: a task is on its way to at most one agent at a time (it is *reserved*
@@ -13,16 +14,25 @@ mod board;
 mod core;
 mod deliver;
 mod entry;
+mod facts;
+mod groups;
 mod handle;
+#[cfg(test)]
+mod limits;
 mod listeners;
+mod rules;
 #[cfg(test)]
 mod safety;
+mod share;
+mod trial;
 mod waiters;
 mod waiting;
 mod why;
 
 pub use board::QueueDepth;
 pub use handle::{Gauges, SchedulerHandle};
+pub use trial::Trial;
+pub use why::Waits;
 
 pub(in crate::process) use self::core::Scheduler;
 pub(in crate::process) use deliver::{look_up, probe, serve};

@@ -6,6 +6,9 @@ use domain::task::Assignment;
 use domain::{AgentId, TenantId};
 use tokio::sync::oneshot;
 
+use super::entry::Shape;
+use crate::process::roster::Abilities;
+
 /// Waiting claims at most, in all.
 const MOST_WAITING: usize = 10_000;
 
@@ -29,43 +32,41 @@ pub(super) struct Waiter {
     pub answer: oneshot::Sender<Vec<Assignment>>,
 }
 
-/// All of them, by age, by queue and by agent.
+#[derive(Debug)]
+struct Claim {
+    waiter: Waiter,
+    /// It has all it asked for and is about to be answered.
+    full: bool,
+    /// Where it stands in the index, if it could take something.
+    listed: Option<Abilities>,
+}
+
+/// All of them, by age and by agent; those that could take something also by queue and
+/// by what their agents can do.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     last: u64,
-    all: BTreeMap<u64, Waiter>,
-    by_queue: BTreeMap<TenantId, BTreeMap<String, BTreeSet<u64>>>,
+    all: BTreeMap<u64, Claim>,
+    by_queue: BTreeMap<TenantId, BTreeMap<String, BTreeMap<Abilities, BTreeSet<u64>>>>,
     by_agent: HashMap<AgentId, BTreeSet<u64>>,
 }
 
 impl Waiters {
-    /// Takes a claim in; `None` when there are too many.
+    /// Takes a claim in, not listed yet; `None` when there are too many.
     pub fn add(&mut self, waiter: Waiter) -> Option<u64> {
         if self.all.len() >= MOST_WAITING {
             return None;
         }
         self.last += 1;
-        let queues = self.by_queue.entry(waiter.tenant.clone()).or_default();
-        queues.entry(waiter.queue.clone()).or_default().insert(self.last);
         self.by_agent.entry(waiter.agent).or_default().insert(self.last);
-        self.all.insert(self.last, waiter);
+        self.all.insert(self.last, Claim { waiter, full: false, listed: None });
         Some(self.last)
     }
 
     /// Takes a claim out; `None` when it is not waiting any more.
     pub fn remove(&mut self, id: u64) -> Option<Waiter> {
-        let waiter = self.all.remove(&id)?;
-        if let Some(queues) = self.by_queue.get_mut(&waiter.tenant) {
-            if let Some(ids) = queues.get_mut(&waiter.queue) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    queues.remove(&waiter.queue);
-                }
-            }
-            if queues.is_empty() {
-                self.by_queue.remove(&waiter.tenant);
-            }
-        }
+        self.list_claim(id, None);
+        let waiter = self.all.remove(&id)?.waiter;
         if let Some(ids) = self.by_agent.get_mut(&waiter.agent) {
             ids.remove(&id);
             if ids.is_empty() {
@@ -76,13 +77,70 @@ impl Waiters {
     }
 
     pub fn get(&self, id: u64) -> Option<&Waiter> {
-        self.all.get(&id)
+        self.all.get(&id).map(|claim| &claim.waiter)
     }
 
-    /// The claims on a queue, oldest first.
-    pub fn on_queue(&self, tenant: &TenantId, queue: &str) -> impl Iterator<Item = (u64, &Waiter)> {
-        let ids = self.by_queue.get(tenant).and_then(|queues| queues.get(queue));
-        ids.into_iter().flatten().filter_map(|id| Some((*id, self.all.get(id)?)))
+    /// The claim has all it asked for: it is offered nothing more.
+    pub fn fill(&mut self, id: u64) {
+        if let Some(claim) = self.all.get_mut(&id) {
+            claim.full = true;
+        }
+        self.list_claim(id, None);
+    }
+
+    /// Lists the claims of an agent by what it can do, or no more where it can take nothing.
+    pub fn list(&mut self, agent: AgentId, abilities: Option<&Abilities>) {
+        for id in self.of_agent(agent) {
+            let open = self.all.get(&id).is_some_and(|claim| !claim.full);
+            self.list_claim(id, abilities.filter(|_| open));
+        }
+    }
+
+    fn list_claim(&mut self, id: u64, abilities: Option<&Abilities>) {
+        let Some(claim) = self.all.get_mut(&id) else { return };
+        if claim.listed.as_ref() == abilities {
+            return;
+        }
+        let (tenant, queue) = (&claim.waiter.tenant, &claim.waiter.queue);
+        if let Some(old) = claim.listed.take()
+            && let Some(queues) = self.by_queue.get_mut(tenant)
+            && let Some(of_queue) = queues.get_mut(queue)
+        {
+            if let Some(ids) = of_queue.get_mut(&old) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    of_queue.remove(&old);
+                }
+            }
+            if of_queue.is_empty() {
+                queues.remove(queue);
+            }
+            if queues.is_empty() {
+                self.by_queue.remove(tenant);
+            }
+        }
+        if let Some(new) = abilities {
+            let queues = self.by_queue.entry(tenant.clone()).or_default();
+            let of_queue = queues.entry(queue.clone()).or_default();
+            of_queue.entry(new.clone()).or_default().insert(id);
+            claim.listed = Some(new.clone());
+        }
+    }
+
+    /// The oldest listed claim on a queue whose agent can do what a shape asks for.
+    pub fn first(&self, tenant: &TenantId, queue: &str, shape: &Shape) -> Option<u64> {
+        let of_queue = self.by_queue.get(tenant)?.get(queue)?;
+        let able = of_queue.iter().filter(|(abilities, _)| shape.can(abilities));
+        able.filter_map(|(_, ids)| ids.first().copied()).min()
+    }
+
+    /// The oldest listed claim of an agent on a queue.
+    pub fn first_of(&self, agent: AgentId, queue: &str) -> Option<u64> {
+        let ids = self.by_agent.get(&agent)?;
+        let listed = |id: &u64| {
+            self.all.get(id).is_some_and(|c| c.listed.is_some() && c.waiter.queue == queue)
+        };
+        ids.iter().copied().find(listed)
     }
 
     /// The claims of an agent, oldest first.

@@ -1,131 +1,264 @@
 //! The tasks that could be given out now, in the order of service.
 //!
-//! A queue has a lane per shape, so that an agent's next task is the smallest of a
-//! few lane heads, however many tasks wait that it must not have. Tasks that share a
-//! concurrency key form groups: only the head of a group stands in its lane, and none
-//! while a task of that key is in somebody's hands.
+//! A queue has a lane per shape, so that an agent's next task is the best of a few lane
+//! heads, however many tasks wait that it must not have. Tasks that a limit counts by a
+//! value of their own (a concurrency key, an expression's value) form groups: only the
+//! heads of a group stand in its lane, and none while a limit of theirs is reached.
+//! Limits on the queue or the tenant, and a pause, are looked at when the queue is asked.
+//!
+//! Invariants: a rank stands in a lane exactly if it has no group, or is the first of
+//! its priority in a group whose gates are open (`Groups::refresh` restores this after
+//! every change); a task that came after a drain began stands in `parked` alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use domain::queue::{QueueEvent, QueueMode};
 use domain::{AgentId, TaskId, TenantId};
 
 use super::entry::{Entry, Rank, Shape};
+use super::groups::{GateId, Groups};
+use super::rules::{Limit, Meter, Rules, Standing};
+use super::share::{Served, VirtualTime};
 use crate::process::roster::AgentFacts;
 
-type Lanes = BTreeMap<Arc<Shape>, BTreeSet<Rank>>;
-/// A queue's lane.
-type LaneId = (Arc<str>, Arc<Shape>);
-type KeyId = (TenantId, Arc<str>);
+/// Below its guarantee (0) or not (1), then the order of service.
+pub(super) type Place = (u8, Rank);
+pub(super) type Lane = BTreeSet<Place>;
+pub(super) type QueueId = (TenantId, Arc<str>);
 
+/// Everything that waits in a queue, and what holds for it.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    queues: BTreeMap<TenantId, BTreeMap<Arc<str>, Lanes>>,
-    keys: HashMap<KeyId, Key>,
-    /// Came into a lane since they were last asked for.
-    fresh: BTreeSet<Rank>,
+pub(super) struct Queue {
+    pub rules: Rules,
+    pub lanes: BTreeMap<Arc<Shape>, Lane>,
+    parked: BTreeSet<Rank>,
+    pub meter: Meter,
+    time: VirtualTime,
+    levels: [Served; 5],
+    served: Served,
 }
 
 #[derive(Debug, Default)]
-struct Key {
-    holders: usize,
-    groups: BTreeMap<LaneId, BTreeSet<Rank>>,
+struct Tenant {
+    queues: BTreeMap<Arc<str>, Queue>,
+    meter: Meter,
+    time: VirtualTime,
+    /// Queues whose policy limits what runs of the tenant.
+    limited: BTreeSet<Arc<str>>,
+}
+
+/// What an agent is given next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    pub rank: Rank,
+    /// The urgency that it counts as.
+    pub level: usize,
+}
+
+/// Why a queue gives nothing out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    Paused,
+    /// Its own limit, or the tenant's.
+    Queue(Standing),
+    Tenant(Standing),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    tenants: BTreeMap<TenantId, Tenant>,
+    groups: Groups,
+    /// Came into a lane since they were last asked for.
+    fresh: BTreeSet<Rank>,
+    /// Give out again since they were last asked for.
+    reopened: BTreeSet<QueueId>,
+    /// Queues whose rate lets the next one pass at a time.
+    timed: BTreeSet<(i64, QueueId)>,
+    /// In microseconds.
+    now: i64,
 }
 
 impl Waiting {
     pub fn insert(&mut self, task: TaskId, entry: &Entry) {
         let rank = entry.rank(task);
-        let Some(key) = &entry.key else { return self.expose(entry, rank) };
-        let key = self.keys.entry((entry.tenant.clone(), key.clone())).or_default();
-        let group = key.groups.entry((entry.queue.clone(), entry.shape.clone())).or_default();
-        let before = group.first().copied();
-        group.insert(rank);
-        if key.holders == 0 && before.is_none_or(|head| rank < head) {
-            if let Some(head) = before {
-                self.withdraw(&entry.tenant, &entry.queue, &entry.shape, head);
-            }
-            self.expose(entry, rank);
+        let queue = queue_of(&mut self.tenants, &entry.tenant, &entry.queue);
+        if queue.rules.parks(entry.position) {
+            queue.parked.insert(rank);
+            return;
         }
+        let gates = entry.gates();
+        if gates.is_empty() {
+            queue.lanes.entry(entry.shape.clone()).or_default().insert((1, rank));
+            self.fresh.insert(rank);
+            return;
+        }
+        let group = self.groups.insert(entry, gates, rank);
+        self.groups.refresh(&group, queue, self.now, &mut self.fresh);
     }
 
     pub fn remove(&mut self, task: TaskId, entry: &Entry) {
         let rank = entry.rank(task);
-        self.withdraw(&entry.tenant, &entry.queue, &entry.shape, rank);
-        let Some(name) = &entry.key else { return };
-        let id = (entry.tenant.clone(), name.clone());
-        let Some(key) = self.keys.get_mut(&id) else { return };
-        let place = (entry.queue.clone(), entry.shape.clone());
-        let Some(group) = key.groups.get_mut(&place) else { return };
-        let was_head = group.first() == Some(&rank);
-        group.remove(&rank);
-        let next = group.first().copied();
-        if next.is_none() {
-            key.groups.remove(&place);
+        self.fresh.remove(&rank);
+        let queue = queue_of(&mut self.tenants, &entry.tenant, &entry.queue);
+        if queue.parked.remove(&rank) {
+            return self.tidy(&entry.tenant, &entry.queue);
         }
-        let free = key.holders == 0;
-        if free && key.groups.is_empty() {
-            self.keys.remove(&id);
+        let gates = entry.gates();
+        if gates.is_empty() {
+            if let Some(lane) = queue.lanes.get_mut(&entry.shape) {
+                lane.remove(&(1, rank));
+                if lane.is_empty() {
+                    queue.lanes.remove(&entry.shape);
+                }
+            }
+        } else {
+            let group = self.groups.remove(entry, gates, rank);
+            self.groups.refresh(&group, queue, self.now, &mut self.fresh);
         }
-        if free
-            && was_head
-            && let Some(next) = next
-        {
-            self.expose(entry, next);
-        }
+        self.tidy(&entry.tenant, &entry.queue);
     }
 
-    /// A task of this key is in somebody's hands.
-    pub fn hold(&mut self, tenant: &TenantId, key: &Arc<str>) {
-        let key = self.keys.entry((tenant.clone(), key.clone())).or_default();
-        key.holders += 1;
-        if key.holders == 1 {
-            for ((queue, shape), rank) in heads(key) {
-                self.withdraw(tenant, &queue, &shape, rank);
+    /// A task is in somebody's hands, or on the way there, since `at`.
+    pub fn hold(&mut self, task: TaskId, entry: &Entry, at: i64) {
+        let tenant = self.tenants.entry(entry.tenant.clone()).or_default();
+        let queue = tenant.queues.entry(entry.queue.clone()).or_default();
+        let level = queue.rules.level(&entry.rank(task), at);
+        queue.time.serve(&mut queue.levels[level], queue.rules.weights[level]);
+        tenant.time.serve(&mut queue.served, queue.rules.weight);
+        tenant.meter.take(queue.rules.tenant.as_ref(), at);
+        queue.meter.take(queue.rules.queue.as_ref(), at);
+        for (limit, meter) in
+            [(queue.rules.tenant, &tenant.meter), (queue.rules.queue, &queue.meter)]
+        {
+            if let Some(limit) = limit
+                && let Standing::Until(time) = meter.standing(&limit, at)
+            {
+                self.timed.insert((time, (entry.tenant.clone(), entry.queue.clone())));
             }
         }
-    }
-
-    /// It is not any more.
-    pub fn free(&mut self, tenant: &TenantId, key: &Arc<str>) {
-        let id = (tenant.clone(), key.clone());
-        let Some(key) = self.keys.get_mut(&id) else { return };
-        key.holders = key.holders.saturating_sub(1);
-        if key.holders > 0 {
-            return;
+        let gates = entry.gates();
+        for gate in &gates {
+            self.groups.meter(gate).take(limit_of(&queue.rules, gate), at);
         }
-        let heads = heads(key);
-        if heads.is_empty() {
-            self.keys.remove(&id);
-        }
-        for ((queue, shape), rank) in heads {
-            self.lane(tenant, &queue, &shape).insert(rank);
-            self.fresh.insert(rank);
+        for gate in gates {
+            self.regroup(&gate);
         }
     }
 
-    /// Whether a task of this key is in somebody's hands.
-    pub fn is_held(&self, tenant: &TenantId, key: &Arc<str>) -> bool {
-        self.keys.get(&(tenant.clone(), key.clone())).is_some_and(|key| key.holders > 0)
+    /// It is not any more. `taken` is false where its assignment did not come about.
+    pub fn free(&mut self, entry: &Entry, taken: bool) {
+        let tenant = self.tenants.entry(entry.tenant.clone()).or_default();
+        let queue = tenant.queues.entry(entry.queue.clone()).or_default();
+        let (of_tenant, of_queue) = (queue.rules.tenant, queue.rules.queue);
+        tenant.meter.free();
+        queue.meter.free();
+        if !taken {
+            tenant.meter.refund(of_tenant.as_ref());
+            queue.meter.refund(of_queue.as_ref());
+        }
+        if of_queue.is_some() {
+            self.reopened.insert((entry.tenant.clone(), entry.queue.clone()));
+        }
+        let limited = tenant.limited.iter().map(|name| (entry.tenant.clone(), name.clone()));
+        self.reopened.extend(limited);
+        let gates = entry.gates();
+        for gate in &gates {
+            let meter = self.groups.meter(gate);
+            meter.free();
+            if !taken {
+                meter.refund(limit_of(&queue.rules, gate));
+            }
+        }
+        for gate in gates {
+            self.regroup(&gate);
+        }
+        self.tidy(&entry.tenant, &entry.queue);
+    }
+
+    /// Folds what was decided about a queue; the tasks that it names must be inserted anew.
+    pub fn decided(&mut self, tenant: &TenantId, event: &QueueEvent, position: u64) -> Vec<TaskId> {
+        let name: Arc<str> = event.queue().into();
+        let of_tenant = self.tenants.entry(tenant.clone()).or_default();
+        let queue = of_tenant.queues.entry(name.clone()).or_default();
+        queue.rules.apply(event, position);
+        if queue.rules.tenant.is_some() {
+            of_tenant.limited.insert(name.clone());
+        } else {
+            of_tenant.limited.remove(&name);
+        }
+        let parked = std::mem::take(&mut queue.parked);
+        for group in self.groups.of_queue(tenant, &name) {
+            self.groups.refresh(&group, queue, self.now, &mut self.fresh);
+        }
+        self.reopened.insert((tenant.clone(), name));
+        parked.into_iter().map(|rank| rank.task).collect()
+    }
+
+    /// Lets time pass: rates let the next ones pass.
+    pub fn advance(&mut self, now: i64) {
+        self.now = self.now.max(now);
+        while let Some((at, _)) = self.timed.first()
+            && *at <= self.now
+        {
+            self.reopened.extend(self.timed.pop_first().map(|(_, queue)| queue));
+        }
+        for gate in self.groups.due(self.now) {
+            self.regroup(&gate);
+        }
+    }
+
+    /// When a rate lets the next one pass, in microseconds.
+    pub fn next_due(&self) -> Option<i64> {
+        let queue = self.timed.first().map(|(at, _)| *at);
+        queue.into_iter().chain(self.groups.next_due()).min()
     }
 
     /// The next task for an agent, of one queue or of any.
-    pub fn next(&self, id: AgentId, agent: &AgentFacts, queue: Option<&str>) -> Option<Rank> {
-        let queues = self.queues.get(&agent.tenant)?;
-        let first = |lanes: &Lanes| {
-            let fitting = lanes.iter().filter(|(shape, _)| shape.fits(id, agent));
-            fitting.filter_map(|(_, lane)| lane.first().copied()).min()
-        };
-        match queue {
-            Some(queue) => first(queues.get(queue)?),
-            None => queues.values().filter_map(first).min(),
+    pub fn next(&self, id: AgentId, agent: &AgentFacts, queue: Option<&str>) -> Option<Next> {
+        let tenant = self.tenants.get(&agent.tenant)?;
+        if let Some(name) = queue {
+            let queue = tenant.queues.get(name)?;
+            return self.is_open(tenant, queue).is_ok().then(|| queue.next(id, agent, self.now))?;
         }
+        let open = tenant.queues.values().filter(|queue| !queue.lanes.is_empty());
+        let open = open.filter_map(|queue| {
+            let below = self.is_open(tenant, queue).ok()?;
+            let next = queue.next(id, agent, self.now)?;
+            // Those below their guarantee first, then by share, then by age.
+            Some((
+                (!below, tenant.time.tag(queue.served, queue.rules.weight), next.level, next.rank),
+                next,
+            ))
+        });
+        open.min_by_key(|(order, _)| *order).map(|(_, next)| next)
     }
 
-    /// Whether a task stands in a lane: it could be given out.
+    /// Whether a task stands in a lane of a queue that gives out.
     pub fn is_exposed(&self, task: TaskId, entry: &Entry) -> bool {
-        let lanes = self.queues.get(&entry.tenant).and_then(|queues| queues.get(&entry.queue));
-        let lane = lanes.and_then(|lanes| lanes.get(&entry.shape));
-        lane.is_some_and(|lane| lane.contains(&entry.rank(task)))
+        let Some(tenant) = self.tenants.get(&entry.tenant) else { return false };
+        let Some(queue) = tenant.queues.get(&entry.queue) else { return false };
+        let Some(lane) = queue.lanes.get(&entry.shape) else { return false };
+        let rank = entry.rank(task);
+        (lane.contains(&(1, rank)) || lane.contains(&(0, rank)))
+            && self.is_open(tenant, queue).is_ok()
+    }
+
+    /// The first of every lane and priority of a queue, in the order of service.
+    pub fn heads(&self, (tenant, name): &QueueId) -> Vec<Rank> {
+        let Some(tenant) = self.tenants.get(tenant) else { return vec![] };
+        let Some(queue) = tenant.queues.get(name) else { return vec![] };
+        if self.is_open(tenant, queue).is_err() {
+            return vec![];
+        }
+        let mut heads: Vec<_> = queue
+            .lanes
+            .values()
+            .flat_map(heads)
+            .map(|place| queue.order(place, self.now))
+            .collect();
+        heads.sort_unstable();
+        heads.into_iter().map(|order| order.rank).collect()
     }
 
     /// The tasks that came into a lane since the last call, in the order of service.
@@ -133,45 +266,144 @@ impl Waiting {
         std::mem::take(&mut self.fresh)
     }
 
+    /// The queues that give out again since the last call.
+    pub fn take_reopened(&mut self) -> BTreeSet<QueueId> {
+        std::mem::take(&mut self.reopened)
+    }
+
+    /// A queue had more to give out than one pass should.
+    pub fn reopen_again(&mut self, queue: QueueId) {
+        self.reopened.insert(queue);
+    }
+
+    pub fn has_reopened(&self) -> bool {
+        !self.reopened.is_empty()
+    }
+
     /// Whether anything of a tenant could be given out.
     pub fn any(&self, tenant: &TenantId) -> bool {
-        self.queues.contains_key(tenant)
+        let queues = self.tenants.get(tenant).into_iter().flat_map(|t| t.queues.values());
+        queues.into_iter().any(|queue| !queue.lanes.is_empty())
     }
 
-    fn lane(
-        &mut self,
-        tenant: &TenantId,
-        queue: &Arc<str>,
-        shape: &Arc<Shape>,
-    ) -> &mut BTreeSet<Rank> {
-        let queues = self.queues.entry(tenant.clone()).or_default();
-        queues.entry(queue.clone()).or_default().entry(shape.clone()).or_default()
+    pub fn queue(&self, tenant: &TenantId, name: &str) -> Option<&Queue> {
+        self.tenants.get(tenant)?.queues.get(name)
     }
 
-    fn expose(&mut self, entry: &Entry, rank: Rank) {
-        self.lane(&entry.tenant, &entry.queue, &entry.shape).insert(rank);
-        self.fresh.insert(rank);
+    /// Why a queue gives nothing out, if it does not.
+    pub fn closed(&self, tenant: &TenantId, name: &str) -> Option<Closed> {
+        let tenant = self.tenants.get(tenant)?;
+        self.is_open(tenant, tenant.queues.get(name)?).err()
     }
 
-    /// Takes a rank out of its lane; empty lanes, queues and tenants go with it.
-    fn withdraw(&mut self, tenant: &TenantId, queue: &Arc<str>, shape: &Arc<Shape>, rank: Rank) {
-        self.fresh.remove(&rank);
-        let Some(queues) = self.queues.get_mut(tenant) else { return };
-        let Some(lanes) = queues.get_mut(queue) else { return };
-        let Some(lane) = lanes.get_mut(shape) else { return };
-        lane.remove(&rank);
-        if lane.is_empty() {
-            lanes.remove(shape);
+    /// Where a gate stands for the tasks of a queue, and its limit.
+    pub fn gate(&self, tenant: &TenantId, name: &str, gate: &GateId) -> Option<(Limit, Standing)> {
+        let limit = *limit_of(&self.queue(tenant, name)?.rules, gate)?;
+        Some((limit, self.groups.standing(gate, &limit, self.now)))
+    }
+
+    /// Whether the queue gives out, and fewer of it run than are guaranteed.
+    fn is_open(&self, tenant: &Tenant, queue: &Queue) -> Result<bool, Closed> {
+        if queue.rules.state == domain::queue::QueueState::Paused {
+            return Err(Closed::Paused);
         }
-        if lanes.is_empty() {
-            queues.remove(queue);
+        let standing = |limit: &Option<Limit>, meter: &Meter| {
+            limit.map_or(Standing::Open { below: false }, |l| meter.standing(&l, self.now))
+        };
+        let of_tenant = standing(&queue.rules.tenant, &tenant.meter);
+        let Standing::Open { below: _ } = of_tenant else { return Err(Closed::Tenant(of_tenant)) };
+        match standing(&queue.rules.queue, &queue.meter) {
+            Standing::Open { below } => Ok(below),
+            full @ (Standing::Until(_) | Standing::Full) => Err(Closed::Queue(full)),
         }
-        if queues.is_empty() {
-            self.queues.remove(tenant);
+    }
+
+    /// Brings all groups behind a gate up to date.
+    fn regroup(&mut self, gate: &GateId) {
+        for group in self.groups.behind(gate) {
+            let queue = queue_of(&mut self.tenants, &group.queue.0, &group.queue.1);
+            self.groups.refresh(&group, queue, self.now, &mut self.fresh);
+        }
+        self.groups.tidy(gate, self.now);
+    }
+
+    /// Forgets a queue of which nothing is left.
+    fn tidy(&mut self, tenant: &TenantId, name: &str) {
+        let Some(of_tenant) = self.tenants.get_mut(tenant) else { return };
+        let Some(queue) = of_tenant.queues.get(name) else { return };
+        let empty = queue.lanes.is_empty() && queue.parked.is_empty() && queue.meter.running == 0;
+        if empty && queue.rules.is_default() {
+            of_tenant.queues.remove(name);
+            if of_tenant.queues.is_empty() && of_tenant.meter.running == 0 {
+                self.tenants.remove(tenant);
+            }
         }
     }
 }
 
-fn heads(key: &Key) -> Vec<(LaneId, Rank)> {
-    key.groups.iter().filter_map(|(place, group)| Some((place.clone(), *group.first()?))).collect()
+/// The order of service within a queue; the least comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    /// Below the guarantee of its key (0) or not.
+    tier: u8,
+    share: Option<super::share::Tag>,
+    level: usize,
+    since: i64,
+    position: u64,
+    rank: Rank,
+}
+
+impl Queue {
+    fn order(&self, (tier, rank): Place, now: i64) -> Order {
+        let level = self.rules.level(&rank, now);
+        let share = match self.rules.mode {
+            QueueMode::Weighted => {
+                Some(self.time.tag(self.levels[level], self.rules.weights[level]))
+            }
+            QueueMode::Strict => None,
+        };
+        Order { tier, share, level, since: rank.since, position: rank.position, rank }
+    }
+
+    /// The best of the heads of all lanes that fit.
+    fn next(&self, id: AgentId, agent: &AgentFacts, now: i64) -> Option<Next> {
+        let lanes = self.lanes.iter().filter(|(shape, _)| shape.fits(id, agent));
+        let places = lanes.flat_map(|(_, lane)| heads(lane));
+        let best = places.map(|place| self.order(place, now)).min()?;
+        Some(Next { rank: best.rank, level: best.level })
+    }
+}
+
+/// The first of each tier and priority of a lane: the oldest, so the most aged.
+fn heads(lane: &Lane) -> impl Iterator<Item = Place> {
+    let after = move |(tier, rank): &Place| {
+        let last = Rank {
+            priority: rank.priority,
+            since: i64::MAX,
+            position: u64::MAX,
+            task: TaskId(uuid::Uuid::max()),
+        };
+        lane.range((*tier, last)..).next().copied()
+    };
+    std::iter::successors(lane.first().copied(), after)
+}
+
+fn queue_of<'a>(
+    tenants: &'a mut BTreeMap<TenantId, Tenant>,
+    tenant: &TenantId,
+    name: &Arc<str>,
+) -> &'a mut Queue {
+    if !tenants.contains_key(tenant) {
+        tenants.insert(tenant.clone(), Tenant::default());
+    }
+    let queues = &mut tenants.entry(tenant.clone()).or_default().queues;
+    queues.entry(name.clone()).or_default()
+}
+
+/// The limit that holds for a gate by the rules of a queue.
+pub(super) fn limit_of<'a>(rules: &'a Rules, gate: &GateId) -> Option<&'a Limit> {
+    match gate {
+        GateId::Key(..) => Some(&rules.key),
+        GateId::Value { expression, .. } => rules.expression(expression),
+    }
 }

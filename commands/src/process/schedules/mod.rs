@@ -212,7 +212,7 @@ impl Manager for Schedules {
         match happened {
             Event::Task(happened) => self.task_event(event, happened),
             Event::Schedule(happened) => self.schedule_event(event, happened),
-            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) => {}
+            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Queue(_) => {}
         }
     }
 

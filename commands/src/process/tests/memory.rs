@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::agent::{AgentCommand, RegisterAgent};
+use domain::queue::{ConfigureQueue, QueueCommand, QueuePolicy, queue_id};
 use domain::task::{Assignment, ClaimTasks, Claimed, SubmitTask, TaskCommand};
 use domain::{
     AgentId, Aggregate, Code, Command, Facts, Outcome, OutcomeEvent, Problem, Recorded, Status,
@@ -173,6 +174,18 @@ impl Memory {
         TaskId::nth(n)
     }
 
+    /// Has something decided about the queue `default`.
+    pub fn queue(&self, command: QueueCommand) -> Outcome {
+        self.tell(queue_id(&tenant(), "default"), command, "operator")
+    }
+
+    pub fn policy(&self, change: impl FnOnce(&mut QueuePolicy)) {
+        let mut policy = QueuePolicy::default();
+        change(&mut policy);
+        let new = ConfigureQueue { queue: "default".into(), policy };
+        assert_eq!(self.queue(QueueCommand::Configure(new)).status, Status::Accepted);
+    }
+
     /// An answer of the agent that holds a task.
     pub fn answer(&self, command: TaskCommand, task: TaskId, agent: AgentId) -> Outcome {
         self.tell(task.0, command, &format!("agent:{agent}"))
@@ -204,7 +217,7 @@ impl Memory {
         );
         let cancel = CancellationToken::new();
         let token = cancel.clone();
-        let task = tokio::spawn(async move { managers.run(token).await });
+        let task = tokio::spawn(async move { managers.run(None, token).await });
         Running { handle, cancel, task }
     }
 }
@@ -229,6 +242,10 @@ impl Running {
     ) -> Result<Claimed, Problem> {
         let request = ClaimTasks { max, wait_ms, ..ClaimTasks::by(agent_id) };
         self.handle.claim(tenant(), "default".into(), request).await
+    }
+
+    pub async fn why(&self, task: TaskId) -> Vec<crate::Waits> {
+        self.handle.why(tenant(), task).await.unwrap_or_default()
     }
 
     pub async fn stop(self) {

@@ -4,6 +4,8 @@
 pub mod memory;
 mod operations;
 mod pure;
+mod queues;
 mod running;
 mod schedules;
 mod schedules_pure;
+mod why;

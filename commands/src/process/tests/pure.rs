@@ -172,7 +172,8 @@ fn reported(commands: &[CommandEnvelope]) -> Vec<AgentState> {
         | Command::Agent(_)
         | Command::Operation(_)
         | Command::Crew(_)
-        | Command::Schedule(_) => {
+        | Command::Schedule(_)
+        | Command::Queue(_) => {
             panic!("{} is no report", envelope.command.name())
         }
     });

@@ -118,9 +118,10 @@ async fn times_dependencies_and_keys_hold_a_task_back() {
     memory.task(5, |new| new.concurrency_key = Some("db".into()));
     let running = memory.run(&Wire::default(), vec![]);
     assert_eq!(ids(&running.claim(agent, 9, 0).await), [2, 4].map(TaskId::nth));
-    let why = running.handle.why(&tenant(), TaskId::nth(5)).unwrap();
-    assert!(why[0].contains("`db`"), "{why:?}");
-    assert!(running.handle.why(&tenant(), TaskId::nth(3)).unwrap()[0].contains("is not done"));
+    let why = running.why(TaskId::nth(5)).await;
+    assert_eq!((why[0].code, &*why[0].ids), ("limit_full", &[TaskId::nth(4).0][..]), "{why:?}");
+    let why = running.why(TaskId::nth(3)).await;
+    assert_eq!((why[0].code, &*why[0].ids), ("dependency", &[TaskId::nth(2).0][..]), "{why:?}");
     memory.answer(done(1), TaskId::nth(2), agent);
     assert_eq!(ids(&running.claim(agent, 9, 1_000).await), [TaskId::nth(3)]);
     memory.answer(done(1), TaskId::nth(4), agent);

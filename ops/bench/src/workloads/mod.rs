@@ -4,6 +4,7 @@ mod beside;
 mod fill;
 mod many;
 mod overload;
+mod s1;
 mod settle;
 mod slow;
 mod slow_clients;
@@ -42,5 +43,6 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w7::cells());
     cells.extend(overload::cells());
     cells.extend(slow::cells());
+    cells.extend(s1::cells());
     cells
 }

@@ -1,13 +1,14 @@
 //! `taffrail queue`
 
-use clap::Subcommand;
-use serde_json::Value;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
-use super::App;
 use super::fail::Failure;
 use super::human::{duration, text};
+use super::submit::read_payload;
 use super::table::Cell;
 use super::task::Page;
+use super::{App, op};
 
 /// What can be asked about queues.
 #[derive(Debug, Subcommand)]
@@ -23,6 +24,48 @@ pub enum QueueVerb {
         #[arg(value_parser = token)]
         name: String,
     },
+    /// Give nothing out until the queue is resumed
+    Pause(Change),
+    /// Give tasks out again
+    Resume(Change),
+    /// Give out what waits; what comes later waits until the queue is resumed
+    Drain(Change),
+    /// Cancel every task that waits in the queue
+    Purge {
+        #[command(flatten)]
+        change: Change,
+        /// Only tell how many tasks that would be
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not wait for the operation's end
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Set the queue's policy as a whole
+    Configure {
+        /// The queue's name
+        #[arg(value_parser = token)]
+        name: String,
+        /// The policy as JSON, @FILE, or - for stdin; {} is the default policy
+        policy: String,
+    },
+}
+
+/// Which queue, and why.
+#[derive(Debug, Args)]
+pub struct Change {
+    /// The queue's name
+    #[arg(value_parser = token)]
+    name: String,
+    /// Why, for people
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl Change {
+    fn body(&self) -> Value {
+        self.reason.as_ref().map_or(json!({}), |reason| json!({ "reason": reason }))
+    }
 }
 
 /// A word that may stand in a path and in a subject.
@@ -58,7 +101,28 @@ pub async fn run(app: &App, verb: QueueVerb) -> Result<(), Failure> {
                 out.fields(&rows)
             })
         }
+        QueueVerb::Pause(by) => change(app, &by, "pause", "paused").await,
+        QueueVerb::Resume(by) => change(app, &by, "resume", "active").await,
+        QueueVerb::Drain(by) => change(app, &by, "drain", "draining").await,
+        QueueVerb::Purge { change, dry_run: true, .. } => {
+            let answer = client.preview_purge(&change.name).await?;
+            let waiting = text(&answer, "waiting");
+            app.out.show(&answer, |_| format!("{waiting} tasks wait and would be cancelled\n"))
+        }
+        QueueVerb::Purge { change, no_wait, .. } => {
+            let answer = client.change_queue(&change.name, "purge", &change.body()).await?;
+            op::conclude(app, &client, answer, !no_wait, None).await
+        }
+        QueueVerb::Configure { name, policy } => {
+            let answer = client.configure_queue(&name, &read_payload(&policy)?).await?;
+            app.out.show(&answer, |_| format!("queue {name} has a new policy\n"))
+        }
     }
+}
+
+async fn change(app: &App, by: &Change, command: &str, state: &str) -> Result<(), Failure> {
+    let answer = app.client()?.change_queue(&by.name, command, &by.body()).await?;
+    app.out.show(&answer, |_| format!("queue {} is {state}\n", by.name))
 }
 
 fn row(queue: &Value) -> Vec<Cell> {

@@ -1,0 +1,83 @@
+//! What waits where, and claims.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::IntoResponse;
+use domain::task::{ClaimTasks, Claimed};
+use projections::Model;
+use projections::queues::QueueView;
+use projections::{Answer, Page};
+
+use super::check;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::JsonBytes;
+use crate::error::ApiResult;
+use crate::layer::Asked;
+use crate::openapi::Refused;
+use crate::query::{Fresh, NoParams, Params};
+use crate::view::{self, List};
+
+/// The models behind a queue.
+const MODELS: &[Model] = &[Model::Tasks, Model::Metrics, Model::Queues];
+
+/// Gives an agent up to `max` tasks of a queue; waits up to `wait_ms` for the first.
+#[utoipa::path(post, path = "/queues/{queue}/claim", tag = "queues", params(("queue" = String, Path)), request_body = ClaimTasks, responses(
+    (status = 200, description = "The tasks, each with its lease; none when the time is up", body = Claimed),
+    (status = "4XX", response = Refused),
+))]
+pub async fn claim(
+    State(app): State<App>,
+    caller: Caller,
+    Path(queue): Path<String>,
+    asked: Asked,
+    Params(NoParams {}): Params<NoParams>,
+    body: JsonBytes,
+) -> ApiResult {
+    check(&queue)?;
+    let request: ClaimTasks = body.read()?;
+    let claim = app.doors.claims.claim(caller.tenant, queue, request);
+    // An agent that hung up gets nothing: its tasks would lie there until their leases end.
+    let claimed = tokio::select! {
+        biased;
+        claimed = claim => claimed?,
+        () = asked.0.gone.cancelled() => Claimed::default(),
+    };
+    Ok(Json(claimed).into_response())
+}
+
+/// Lists the queues that a task names or once named, by name.
+#[utoipa::path(get, path = "/queues", tag = "queues", responses(
+    (status = 200, description = "All queues", body = List<QueueView>),
+    (status = "4XX", response = Refused),
+))]
+pub async fn list_queues(
+    State(app): State<App>,
+    caller: Caller,
+    Params(NoParams {}): Params<NoParams>,
+    fresh: Fresh,
+) -> ApiResult {
+    view::wait(&app, fresh, MODELS).await?;
+    let queues = app.doors.queries.queues(&caller.tenant).await?;
+    Ok(view::list(queues.map(|items| Page { items, next: None })))
+}
+
+/// Shows a queue: depth by priority and state, age of the oldest, rates, policy.
+#[utoipa::path(get, path = "/queues/{queue}", tag = "queues", params(("queue" = String, Path)), responses(
+    (status = 200, description = "The queue", body = QueueView),
+    (status = "4XX", response = Refused),
+))]
+pub async fn get_queue(
+    State(app): State<App>,
+    caller: Caller,
+    Path(queue): Path<String>,
+    Params(NoParams {}): Params<NoParams>,
+    fresh: Fresh,
+) -> ApiResult {
+    check(&queue)?;
+    let head = app.doors.reader.feed.head();
+    view::wait(&app, fresh, MODELS).await?;
+    let found = app.doors.queries.queue(&caller.tenant, &queue, fresh.wait).await?;
+    let Answer { value, position, lag_ms } = view::present(found, "queue", head)?;
+    Ok(view::with_position(Json(value), position, lag_ms))
+}
