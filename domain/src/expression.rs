@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
 use cel::objects::{Key, Map};
-use cel::{Context, Program, Value};
+use cel::{Context, Env, Program, Value};
 
 /// Longest expression, in bytes (reliability 3.10).
 pub const MAX_BYTES: usize = 1_024;
@@ -57,7 +57,9 @@ impl Condition {
     /// Whether it holds for a value. What cannot be evaluated (a missing field, a value of
     /// another type) does not hold.
     pub fn holds(&self, value: &serde_json::Value) -> bool {
-        let mut context = Context::default();
+        // Made once: there are some hundred functions in it.
+        static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
+        let mut context = Context::with_env(STANDARD.clone());
         context.add_variable_from_value(self.variable, cel_value(value));
         let run = catch_unwind(AssertUnwindSafe(|| self.program.execute(&context)));
         matches!(run, Ok(Ok(Value::Bool(true))))

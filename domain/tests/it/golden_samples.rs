@@ -89,13 +89,17 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
         | Aggregate::Schedule(_)
         | Aggregate::Queue(_) => 0,
     };
-    let must = match state {
-        Aggregate::Schedule(schedule) if matches!(name, "fire" | "skip") => {
-            match schedule.next_run() {
-                Some(slot) => format!(r#""slot_at":"{}""#, slot.to_rfc3339()),
-                None => format!(r#""position":{}"#, schedule.event_cursor + 7),
-            }
+    let place = match state {
+        Aggregate::Schedule(schedule) => match schedule.next_run() {
+            Some(slot) => format!(r#""slot_at":"{}""#, slot.to_rfc3339()),
+            None => format!(r#""position":{}"#, schedule.event_cursor + 7),
+        },
+        Aggregate::Task(_) | Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => {
+            String::new()
         }
+    };
+    let must = match (kind, name) {
+        (StreamType::Schedule, "fire" | "skip") => place,
         _ => required(kind, name, token, style),
     };
     let more = match style {

@@ -134,9 +134,9 @@ fn a_backfill_fires_the_slots_of_a_range_of_the_past_and_no_others() {
     let fired = when(&made, "backfill", &range(-20_000, 10_000), 15_000).expect("filled");
     let slots: Vec<_> = fired
         .iter()
-        .map(|event| match event {
-            E::Fired(f) => (f.run, f.by, f.slot_at),
-            other => panic!("{other:?}"),
+        .map(|event| {
+            let E::Fired(fired) = event else { panic!("{event:?}") };
+            (fired.run, fired.by, fired.slot_at)
         })
         .collect();
     let filled = |run, ms| (run, FiredBy::Backfill, at(ms));

@@ -193,7 +193,7 @@ fn schedule_body(schedule: &Schedule, name: &str, pick: u8) -> String {
             let run = schedule.run.max(1) + u64::from(pick % 4);
             format!(r#"{{"run":{run},"problem":{}}}"#, domain::Json::of(&problem).as_str())
         }
-        _ if pick % 2 == 0 => "{}".into(),
+        _ if pick.is_multiple_of(2) => "{}".into(),
         _ => r#"{"reason":"so"}"#.into(),
     }
 }

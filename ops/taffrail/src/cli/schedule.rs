@@ -17,7 +17,7 @@ use super::task::Page;
 #[derive(Debug, Subcommand)]
 pub enum ScheduleVerb {
     /// Make a schedule
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List schedules, the newest first
     List {
         /// Only in these states: active, paused, completed; with commas between
