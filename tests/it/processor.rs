@@ -423,3 +423,47 @@ async fn a_drain_ends_in_time_also_when_the_database_does_not_answer() {
     let outcomes = asked.await.unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.status == Status::Busy));
 }
+
+#[tokio::test]
+async fn a_manager_that_lost_its_lease_is_fenced_off() {
+    let db = support::database().await;
+    let processor = support::processor(&db).await;
+    let leases = store::Leases::new(processor.log.pool().clone());
+    let take = async |holder: &str| {
+        let lease = leases.acquire("managers", holder, Duration::from_secs(60), true).await;
+        lease.unwrap().unwrap().token
+    };
+    let send = async |fence: i64| {
+        let new = envelope(Uuid::new_v4(), submit("fenced"), Uuid::new_v4());
+        processor.door.execute(CommandEnvelope { fence: Some(fence), ..new }).await
+    };
+    // A new token is learned from the database the moment it is shown.
+    let taken = async |fence: i64| {
+        support::until("the token is known", async || send(fence).await.status == Status::Accepted)
+            .await;
+    };
+    let first = take("a").await;
+    taken(first).await;
+    let made_up = send(first + 100).await;
+    assert_eq!(made_up.status, Status::Busy, "nobody has that lease");
+    taken(first).await;
+    let second = take("b").await;
+    taken(second).await;
+    let stale = send(first).await;
+    assert_eq!((stale.status, code(&stale)), (Status::Invalid, Some(Code::StaleLease)));
+    assert_eq!(
+        processor
+            .door
+            .execute(envelope(Uuid::new_v4(), submit("free"), Uuid::new_v4()))
+            .await
+            .status,
+        Status::Accepted
+    );
+    // A standby knows it from the start.
+    processor.stop().await;
+    let processor = support::processor(&db).await;
+    let new = envelope(Uuid::new_v4(), submit("late"), Uuid::new_v4());
+    let stale = processor.door.execute(CommandEnvelope { fence: Some(first), ..new }).await;
+    assert_eq!((stale.status, code(&stale)), (Status::Invalid, Some(Code::StaleLease)));
+    processor.stop().await;
+}

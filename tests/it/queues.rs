@@ -51,7 +51,7 @@ async fn a_queue_is_paused_resumed_and_shows_it() {
     assert_eq!((&shown["state"], &shown["state_reason"]), (&json!("paused"), &json!("night")));
     assert_eq!(shown["policy"]["weights"]["critical"], 16);
     let again = api.post(&format!("/v1/queues/{queue}/pause"), json!({})).await;
-    assert_eq!(again.status(), 409);
+    assert_eq!(again.status(), 422);
     assert_eq!(api.post(&format!("/v1/queues/{queue}/resume"), json!({})).await.status(), 200);
     assert_eq!(claimed(&api, &queue, &agent, 5_000).await.len(), 1);
 }

@@ -1,7 +1,7 @@
 //! The decisions: which waiting task goes to which agent. Pure: time comes in, picks
 //! go out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use domain::agent::AgentEvent;
@@ -25,7 +25,7 @@ pub(super) const ACTOR: &str = "manager:scheduler";
 /// How long a task rests after an assignment that was refused or not taken.
 const REST: chrono::Duration = chrono::Duration::seconds(1);
 /// Tasks that a queue gives out in one pass when it gives out again.
-const MOST_AT_ONCE: usize = 256;
+const MOST_AT_ONCE: usize = 16;
 
 /// A task on its way to an agent.
 #[derive(Debug)]
@@ -89,6 +89,8 @@ pub(in crate::process) struct Scheduler {
     pub(super) unheard: BTreeSet<AgentId>,
     /// Agents who let a lease run out and gave no sign of life since.
     pub(super) doubted: BTreeSet<AgentId>,
+    /// Agents who did not listen when they were asked, in turn.
+    pub(super) deaf: VecDeque<AgentId>,
     pub(super) given: u64,
 }
 

@@ -10,6 +10,8 @@ use crate::process::roster::Abilities;
 
 /// How long "nobody listens" is believed.
 const DEAF: Duration = Duration::from_secs(5);
+/// Deaf agents looked at in one pass.
+const MOST_LOOKS: usize = 256;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(super) enum Hearing {
@@ -33,6 +35,8 @@ pub(super) struct Live {
     /// Its place among the listeners, while it has one.
     pub listed: Option<(u64, Abilities)>,
     pub claimed: Option<Instant>,
+    /// It stands among the deaf.
+    pub in_turn: bool,
 }
 
 impl Scheduler {
@@ -73,18 +77,22 @@ impl Scheduler {
                 asked.push((facts.tenant.clone(), agent));
             }
         }
-        for (agent, facts) in self.board.roster.iter() {
-            if !deaf || asked.len() >= most {
+        // A fleet that only claims is deaf: a look at all of it each time would hold the
+        // decisions up.
+        let looks = if deaf { self.deaf.len().min(MOST_LOOKS) } else { 0 };
+        for _ in 0..looks {
+            if asked.len() >= most {
                 break;
             }
-            let again = match self.live.get(&agent).map(|live| live.hearing) {
-                Some(Hearing::Deaf(since)) => now.saturating_duration_since(since) >= DEAF,
-                Some(
-                    Hearing::Unknown | Hearing::Asked | Hearing::Listens | Hearing::Doubted(_),
-                )
-                | None => false,
+            let Some(agent) = self.deaf.pop_front() else { break };
+            let Some(live) = self.live.get_mut(&agent) else { continue };
+            let Hearing::Deaf(since) = live.hearing else {
+                live.in_turn = false;
+                continue;
             };
-            if again
+            self.deaf.push_back(agent);
+            let Some(facts) = self.board.roster.get(agent) else { continue };
+            if now.saturating_duration_since(since) >= DEAF
                 && self.board.waiting.any(&facts.tenant)
                 && (self.next(agent, None).is_some() || !self.undelivered(agent).is_empty())
             {
@@ -106,6 +114,10 @@ impl Scheduler {
             return;
         }
         live.hearing = hearing;
+        if !listens && !live.in_turn {
+            live.in_turn = true;
+            self.deaf.push_back(agent);
+        }
         self.relist(agent);
         if listens {
             self.board.touch(agent);

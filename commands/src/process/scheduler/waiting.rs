@@ -149,19 +149,25 @@ impl Waiting {
     /// It is not any more. `taken` is false where its assignment did not come about.
     pub fn free(&mut self, entry: &Entry, taken: bool) {
         let tenant = self.tenants.entry(entry.tenant.clone()).or_default();
+        // Those that were full give out again, and so may those that get a turn back.
+        let full = |limit: &Option<Limit>, meter: &Meter| {
+            limit.is_some_and(|limit| !taken || meter.standing(&limit, 0) == Standing::Full)
+        };
+        let of_tenant = tenant.limited.iter().filter(|name| {
+            let queue = tenant.queues.get(*name);
+            queue.is_some_and(|queue| full(&queue.rules.tenant, &tenant.meter))
+        });
+        self.reopened.extend(of_tenant.map(|name| (entry.tenant.clone(), name.clone())));
         let queue = tenant.queues.entry(entry.queue.clone()).or_default();
-        let (of_tenant, of_queue) = (queue.rules.tenant, queue.rules.queue);
+        if full(&queue.rules.queue, &queue.meter) {
+            self.reopened.insert((entry.tenant.clone(), entry.queue.clone()));
+        }
         tenant.meter.free();
         queue.meter.free();
         if !taken {
-            tenant.meter.refund(of_tenant.as_ref());
-            queue.meter.refund(of_queue.as_ref());
+            tenant.meter.refund(queue.rules.tenant.as_ref());
+            queue.meter.refund(queue.rules.queue.as_ref());
         }
-        if of_queue.is_some() {
-            self.reopened.insert((entry.tenant.clone(), entry.queue.clone()));
-        }
-        let limited = tenant.limited.iter().map(|name| (entry.tenant.clone(), name.clone()));
-        self.reopened.extend(limited);
         let gates = entry.gates();
         for gate in &gates {
             let meter = self.groups.meter(gate);

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -31,6 +31,8 @@ pub struct Memory {
     pub clock: Clock,
     /// Answers `busy` to so many commands.
     pub busy: Arc<AtomicU64>,
+    /// The newest token of the managers' lease.
+    fence: Arc<AtomicI64>,
 }
 
 #[derive(Default)]
@@ -60,6 +62,7 @@ impl Memory {
             head: watch::Sender::new(0),
             clock: Clock::read_at(start_of_time()),
             busy: Arc::default(),
+            fence: Arc::default(),
         }
     }
 
@@ -71,6 +74,10 @@ impl Memory {
             return Outcome::undecided(Status::Busy, id, stream, problem);
         }
         let mut log = self.log.lock();
+        if command.fence.is_some_and(|token| token < self.fence.load(Ordering::SeqCst)) {
+            let problem = Problem::from(&crate::fence::stale());
+            return Outcome::undecided(Status::Invalid, id, stream, problem);
+        }
         if let Some((fingerprint, first)) = log.results.get(&id) {
             if *fingerprint == command.fingerprint {
                 return Outcome::duplicate_of(first.clone());
@@ -199,6 +206,11 @@ impl Memory {
         self.log.lock().events.clone()
     }
 
+    /// How often something has happened.
+    pub fn count(&self, name: &str) -> usize {
+        self.log.lock().events.iter().filter(|event| &*event.event_type == name).count()
+    }
+
     /// The names of a stream's events.
     pub fn story(&self, stream: Uuid) -> Vec<String> {
         let events = self.events();
@@ -206,7 +218,17 @@ impl Memory {
         of_stream.map(|event| event.event_type.to_string()).collect()
     }
 
+    /// Runs managers that take the lease from those before, who go on until they notice.
+    pub fn take_over(&self, wire: &Wire) -> Running {
+        let token = self.fence.fetch_add(1, Ordering::SeqCst) + 1;
+        self.run_under(wire, vec![], Some(token))
+    }
+
     pub fn run(&self, wire: &Wire, works: Vec<Arc<dyn Work>>) -> Running {
+        self.run_under(wire, works, None)
+    }
+
+    fn run_under(&self, wire: &Wire, works: Vec<Arc<dyn Work>>, fence: Option<i64>) -> Running {
         let (managers, handle) = Managers::new(
             Arc::new(self.clone()),
             Arc::new(self.clone()),
@@ -217,7 +239,7 @@ impl Memory {
         );
         let cancel = CancellationToken::new();
         let token = cancel.clone();
-        let task = tokio::spawn(async move { managers.run(None, token).await });
+        let task = tokio::spawn(async move { managers.run(fence, token).await });
         Running { handle, cancel, task }
     }
 }

@@ -1,5 +1,7 @@
 //! Queues at work: paused, drained, purged, shared by weight, limited.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::operation::{AcceptOperation, OperationCommand, Resource};
@@ -7,9 +9,16 @@ use domain::queue::{
     ChangeQueue, ConfigureQueue, LimitPolicy, QueueCommand, QueueMode, QueuePolicy, RatePolicy,
     queue_id,
 };
-use domain::task::{Assignment, CompleteTask, StartTask, TaskCommand, UpdateTask};
+use domain::task::{
+    Assignment, ClaimTasks, CompleteTask, FailTask, ReleaseTask, StartTask, TaskCommand, UpdateTask,
+};
 use domain::values::{Labels, Priority};
 use domain::{Json, Status, TaskId};
+
+use parking_lot::Mutex;
+
+use crate::Claims;
+use crate::process::SchedulerHandle;
 
 use super::memory::{Memory, Running, Wire, agent_id, eventually, tenant};
 
@@ -288,6 +297,94 @@ async fn a_rate_lets_a_burst_pass_and_says_when_the_next_one_may() {
     memory.pass(Duration::from_secs(10));
     assert_eq!(ids(&running.claim(agent, 50, 1_000).await), [3]);
     running.stop().await;
+}
+
+/// What a worker makes of what it is given.
+async fn work(memory: Memory, agent: u128, handles: Arc<Mutex<Vec<Arc<SchedulerHandle>>>>) {
+    let mut turn = agent as usize;
+    while memory.count("completed") < STRESS {
+        turn += 1;
+        let handle = {
+            let handles = handles.lock();
+            handles[turn % handles.len()].clone()
+        };
+        let by = ClaimTasks::by(agent_id(agent));
+        let request = ClaimTasks { max: 4, wait_ms: 20, ..by };
+        // One that lost its lease refuses, or gives nothing.
+        let got = handle.claim(tenant(), "default".into(), request).await.unwrap_or_default();
+        for task in got.tasks {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            turn += 1;
+            let (lease_token, error) = (task.lease.token, Json::null());
+            let answer = match turn % 8 {
+                0 => {
+                    TaskCommand::Fail(FailTask { lease_token, error, retryable: true, class: None })
+                }
+                1 => TaskCommand::Release(ReleaseTask { lease_token, reason: None }),
+                _ => TaskCommand::Complete(CompleteTask { lease_token, result: Json::null() }),
+            };
+            memory.answer(answer, task.task_id, agent_id(agent));
+        }
+    }
+}
+
+/// Tasks of the stress test.
+const STRESS: usize = 400;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_and_with_managers_that_overlap_no_limit_is_passed() {
+    let memory = Memory::new();
+    memory.policy(|policy| {
+        policy.limits = vec![limit("queue", 20), limit("task.concurrency_key", 3)];
+    });
+    for n in 1..=8 {
+        memory.agent(n, |new| new.slots = 6);
+    }
+    for n in 1..=STRESS as u128 {
+        memory.task(n, |new| {
+            new.concurrency_key = Some(format!("key-{}", n % 12));
+            new.priority = Priority::ALL[n as usize % 5];
+            new.retry.max_attempts = 100;
+            new.retry.backoff_ms = 0;
+        });
+    }
+    let wire = Wire::default();
+    let mut managers = vec![memory.take_over(&wire)];
+    let handles = Arc::new(Mutex::new(vec![managers[0].handle.clone()]));
+    let workers: Vec<_> =
+        (1..=8).map(|n| tokio::spawn(work(memory.clone(), n, handles.clone()))).collect();
+    let all = futures::future::join_all(workers);
+    let mut all = std::pin::pin!(tokio::time::timeout(Duration::from_secs(60), all));
+    loop {
+        tokio::select! {
+            ended = &mut all => break assert!(ended.is_ok(), "the tasks come to their end"),
+            () = tokio::time::sleep(Duration::from_millis(150)) => {}
+        }
+        if managers.len() < 5 {
+            // Whoever was before goes on, and takes claims.
+            managers.push(memory.take_over(&wire));
+            let mut handles = handles.lock();
+            handles.push(managers.last().unwrap().handle.clone());
+            let behind = handles.len().saturating_sub(2);
+            handles.drain(..behind);
+        }
+    }
+    let mut running = HashMap::new();
+    for event in memory.events() {
+        let task = event.stream_id.as_u128();
+        match &*event.event_type {
+            "assigned" => drop(running.insert(task, task % 12)),
+            "completed" | "attempt_failed" | "released" | "unassigned" | "lease_expired" => {
+                running.remove(&task);
+            }
+            _ => {}
+        }
+        let of_key = running.values().filter(|key| **key == task % 12).count();
+        assert!(running.len() <= 20 && of_key <= 3, "{} and {of_key} run", running.len());
+    }
+    for managers in managers {
+        managers.stop().await;
+    }
 }
 
 #[tokio::test]
