@@ -150,7 +150,8 @@ async fn a_claim_may_have_its_tasks_started_in_the_same_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_carries_what_describes_it_and_tells_that_it_is_late() {
     let bench = Bench::new().await;
-    let soon = chrono::Utc::now() + Duration::from_secs(1);
+    let soon = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
+        + Duration::from_secs(1);
     let attachments = json!([{ "name": "brief", "url": "s3://b/brief.md" }]);
     let task = bench
         .task(json!({
