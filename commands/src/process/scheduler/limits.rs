@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use domain::queue::LimitPolicy;
-use domain::task::{CompleteTask, FailTask, ReleaseTask, TaskCommand, TaskEvent};
+use domain::task::{CompleteTask, FailTask, ReleaseTask, RetryPolicy, TaskCommand, TaskEvent};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Event, Json, Status, TaskId};
 use proptest::prelude::*;
@@ -172,8 +172,9 @@ impl World {
                         new.labels = Labels::Pairs([label].into());
                     }
                     new.priority = Priority::ALL[urgency];
-                    new.retry.max_attempts = 100;
-                    new.retry.backoff_ms = 0;
+                    let retry =
+                        RetryPolicy { max_attempts: 100, backoff_ms: 0, ..Default::default() };
+                    new.retry = Some(retry);
                 });
             }
             Step::Claim { by, agent, max } => {
@@ -211,6 +212,7 @@ impl World {
                         error: Json::null(),
                         retryable: true,
                         class: None,
+                        retry_after_ms: None,
                     }),
                     _ => TaskCommand::Complete(CompleteTask { lease_token, result: Json::null() }),
                 };

@@ -10,7 +10,8 @@ use domain::queue::{
     queue_id,
 };
 use domain::task::{
-    Assignment, ClaimTasks, CompleteTask, FailTask, ReleaseTask, StartTask, TaskCommand, UpdateTask,
+    Assignment, ClaimTasks, CompleteTask, FailTask, ReleaseTask, RetryPolicy, StartTask,
+    TaskCommand, UpdateTask,
 };
 use domain::values::{Labels, Priority};
 use domain::{Json, Status, TaskId};
@@ -317,9 +318,13 @@ async fn work(memory: Memory, agent: u128, handles: Arc<Mutex<Vec<Arc<SchedulerH
             turn += 1;
             let (lease_token, error) = (task.lease.token, Json::null());
             let answer = match turn % 8 {
-                0 => {
-                    TaskCommand::Fail(FailTask { lease_token, error, retryable: true, class: None })
-                }
+                0 => TaskCommand::Fail(FailTask {
+                    lease_token,
+                    error,
+                    retryable: true,
+                    class: None,
+                    retry_after_ms: None,
+                }),
                 1 => TaskCommand::Release(ReleaseTask { lease_token, reason: None }),
                 _ => TaskCommand::Complete(CompleteTask { lease_token, result: Json::null() }),
             };
@@ -344,8 +349,8 @@ async fn under_load_and_with_managers_that_overlap_no_limit_is_passed() {
         memory.task(n, |new| {
             new.concurrency_key = Some(format!("key-{}", n % 12));
             new.priority = Priority::ALL[n as usize % 5];
-            new.retry.max_attempts = 100;
-            new.retry.backoff_ms = 0;
+            let retry = RetryPolicy { max_attempts: 100, backoff_ms: 0, ..Default::default() };
+            new.retry = Some(retry);
         });
     }
     let wire = Wire::default();

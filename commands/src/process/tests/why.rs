@@ -71,11 +71,18 @@ const CASES: &[Case] = &[
     Case {
         name: "a backoff",
         given: |memory| {
-            memory.task(TASK, |new| new.retry.backoff_ms = 60_000);
+            let retry = domain::task::RetryPolicy { backoff_ms: 60_000, ..Default::default() };
+            memory.task(TASK, |new| new.retry = Some(retry));
             let to = domain::task::AssignTask::to(agent_id(AGENT));
             memory.tell(TaskId::nth(TASK).0, TaskCommand::Assign(to), "operator");
             let error = Json::null();
-            let fail = FailTask { lease_token: 1, error, retryable: true, class: None };
+            let fail = FailTask {
+                lease_token: 1,
+                error,
+                retryable: true,
+                class: None,
+                retry_after_ms: None,
+            };
             memory.answer(TaskCommand::Fail(fail), TaskId::nth(TASK), agent_id(AGENT));
         },
         claimed: 0,
