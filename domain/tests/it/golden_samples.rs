@@ -94,9 +94,11 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
             Some(slot) => format!(r#""slot_at":"{}""#, slot.to_rfc3339()),
             None => format!(r#""position":{}"#, schedule.event_cursor + 7),
         },
-        Aggregate::Task(_) | Aggregate::Agent(_) | Aggregate::Operation(_) | Aggregate::Crew(_) => {
-            String::new()
-        }
+        Aggregate::Task(_)
+        | Aggregate::Agent(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Queue(_) => String::new(),
     };
     let must = match (kind, name) {
         (StreamType::Schedule, "fire" | "skip") => place,
