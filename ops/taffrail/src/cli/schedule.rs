@@ -83,7 +83,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "PATTERN")]
     pub cron: Option<String>,
     /// The pattern's time zone, such as Europe/Berlin [default: UTC]
-    #[arg(long, requires = "cron", value_name = "ZONE")]
+    #[arg(long, conflicts_with_all = ["every", "at", "on_event"], value_name = "ZONE")]
     pub timezone: Option<String>,
     /// Again and again after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -95,7 +95,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "TYPE")]
     pub on_event: Option<String>,
     /// Only if this holds: CEL over `event`
-    #[arg(long, requires = "on_event", value_name = "CEL")]
+    #[arg(long, conflicts_with_all = ["cron", "every", "at"], value_name = "CEL")]
     pub filter: Option<String>,
     /// The title of the task to submit [default: the schedule's name]
     #[arg(long)]
