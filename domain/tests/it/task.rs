@@ -165,8 +165,8 @@ fn that_a_task_is_overdue_is_recorded_once_and_not_early() {
     let due = E::Submitted(TaskSubmitted { due_at: Some(at(500)), ..new });
     let mark = || C::MarkOverdue(Reason::default());
     let when = |given: &[E], ms| decide::<Task, C>(given, mark(), at(ms));
-    assert_eq!(code(when(&[due.clone()], 499)), Code::NotPossible);
-    let late = when(&[due.clone()], 500).unwrap();
+    assert_eq!(code(when(std::slice::from_ref(&due), 499)), Code::NotPossible);
+    let late = when(std::slice::from_ref(&due), 500).unwrap();
     assert!(matches!(&late[..], [E::Overdue(late)] if late.due_at == at(500)), "{late:?}");
     assert_eq!(when(&[due.clone(), late[0].clone()], 900), Ok(vec![]));
     // A new date is a new promise.
