@@ -1,4 +1,4 @@
-//! Conditions in CEL (the Common Expression Language), bounded in size and in cost.
+//! Expressions in CEL (the Common Expression Language), bounded in size and in cost.
 //!
 //! The cost is bounded by what an expression may be: it has no loops (`all`, `exists`,
 //! `map`, …) and few sums, so evaluating it takes a time that is linear in its length and
@@ -13,19 +13,34 @@ use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
 use cel::objects::{Key, Map};
 use cel::{Context, Env, Program, Value};
 
-/// Longest expression, in bytes (reliability 3.10).
+/// Longest condition, in bytes (reliability 3.10).
 pub const MAX_BYTES: usize = 1_024;
-/// Deepest nesting of brackets and signs: the parser goes down by recursion.
-const MAX_DEPTH: usize = 24;
-/// Most additions: each may copy a text as long as an event.
-const MAX_SUMS: usize = 16;
+/// What a condition may be. A sum may copy a text as long as an event.
+const CONDITION: Bounds = Bounds { bytes: MAX_BYTES, depth: 24, chain: 192, sums: 16 };
 
-/// A condition over one variable.
-pub struct Condition {
+/// What an expression may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Longest text, in bytes.
+    pub bytes: usize,
+    /// Deepest nesting of brackets and signs: the parser goes down by recursion.
+    pub depth: usize,
+    /// Deepest nesting of what was read: chains of operators nest as well.
+    pub chain: usize,
+    /// Most additions.
+    pub sums: usize,
+}
+
+/// An expression over one variable.
+pub(crate) struct Expression {
     text: String,
     variable: &'static str,
     program: Program,
 }
+
+/// A condition over one variable.
+#[derive(Debug)]
+pub struct Condition(Expression);
 
 impl Condition {
     /// Reads a condition over a variable of that name.
@@ -34,11 +49,27 @@ impl Condition {
     /// When it is too long or too deep, malformed, has a loop, or looks at another
     /// variable; the text is for people.
     pub fn parse(text: &str, variable: &'static str) -> Result<Self, String> {
-        if text.trim().is_empty() || text.len() > MAX_BYTES {
-            return Err(format!("an expression has 1 to {MAX_BYTES} bytes"));
+        Expression::parse(text, variable, CONDITION).map(Self)
+    }
+
+    /// Whether it holds for a value. What cannot be evaluated (a missing field, a value of
+    /// another type) does not hold.
+    pub fn holds(&self, value: &serde_json::Value) -> bool {
+        matches!(self.0.value(cel_value(value)), Some(Value::Bool(true)))
+    }
+}
+
+impl Expression {
+    /// Reads an expression over a variable of that name, within bounds.
+    ///
+    /// # Errors
+    /// As [`Condition::parse`].
+    pub fn parse(text: &str, variable: &'static str, bounds: Bounds) -> Result<Self, String> {
+        if text.trim().is_empty() || text.len() > bounds.bytes {
+            return Err(format!("an expression has 1 to {} bytes", bounds.bytes));
         }
-        if depth(text) > MAX_DEPTH {
-            return Err(format!("an expression may be nested {MAX_DEPTH} deep"));
+        if depth(text) > bounds.depth {
+            return Err(format!("an expression may be nested {} deep", bounds.depth));
         }
         let compiled = catch_unwind(AssertUnwindSafe(|| Program::compile(text)));
         let program = match compiled {
@@ -49,24 +80,22 @@ impl Condition {
             }
             Err(_) => return Err("not a CEL expression".into()),
         };
-        let mut walk = Walk { variable, sums: 0 };
+        let mut walk = Walk { variable, bounds, sums: 0 };
         walk.bounded(program.expression(), 0)?;
         Ok(Self { text: text.into(), variable, program })
     }
 
-    /// Whether it holds for a value. What cannot be evaluated (a missing field, a value of
-    /// another type) does not hold.
-    pub fn holds(&self, value: &serde_json::Value) -> bool {
+    /// What it makes of the variable; `None` where it cannot be evaluated.
+    pub fn value(&self, variable: Value) -> Option<Value> {
         // Made once: there are some hundred functions in it.
         static STANDARD: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
         let mut context = Context::with_env(STANDARD.clone());
-        context.add_variable_from_value(self.variable, cel_value(value));
-        let run = catch_unwind(AssertUnwindSafe(|| self.program.execute(&context)));
-        matches!(run, Ok(Ok(Value::Bool(true))))
+        context.add_variable_from_value(self.variable, variable);
+        catch_unwind(AssertUnwindSafe(|| self.program.execute(&context))).ok()?.ok()
     }
 }
 
-impl fmt::Debug for Condition {
+impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -74,7 +103,7 @@ impl fmt::Debug for Condition {
 
 /// JSON as CEL sees it: whole numbers are `int` wherever they fit, so that they compare and
 /// add up with the numbers of an expression.
-fn cel_value(value: &serde_json::Value) -> Value {
+pub(crate) fn cel_value(value: &serde_json::Value) -> Value {
     use serde_json::Value as J;
     match value {
         J::Null => Value::Null,
@@ -116,13 +145,13 @@ fn depth(text: &str) -> usize {
 
 struct Walk {
     variable: &'static str,
+    bounds: Bounds,
     sums: usize,
 }
 
 impl Walk {
     fn bounded(&mut self, expression: &IdedExpr, level: usize) -> Result<(), String> {
-        // Chains of operators nest as well.
-        if level > 8 * MAX_DEPTH {
+        if level > self.bounds.chain {
             return Err("the expression is nested too deep".into());
         }
         let level = level + 1;
@@ -139,8 +168,9 @@ impl Walk {
             Expr::Call(call) => {
                 if call.func_name == operators::ADD {
                     self.sums += 1;
-                    if self.sums > MAX_SUMS {
-                        return Err(format!("an expression may have {MAX_SUMS} additions"));
+                    if self.sums > self.bounds.sums {
+                        let most = self.bounds.sums;
+                        return Err(format!("an expression may have {most} additions"));
                     }
                 }
                 let mut parts = call.args.iter().chain(call.target.as_deref());

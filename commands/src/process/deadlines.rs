@@ -220,14 +220,18 @@ impl Manager for Deadlines {
     fn settle(&mut self, command: &CommandEnvelope, outcome: &Outcome, now: Moment) {
         self.under_way = self.under_way.saturating_sub(1);
         let task = TaskId(command.stream_id);
-        let asked = |(key, deadline): &(Key, &Deadline)| {
-            deadline.ask_at.is_none() && Self::ask(*key, deadline).command_id == command.command_id
+        // Each kind of deadline has a command of its own.
+        let slot = match command.command.name() {
+            "expire_lease" => Slot::Lease,
+            "mark_overdue" => Slot::Done,
+            _ => Slot::Forgotten,
         };
-        let slots = [Slot::Lease, Slot::Done, Slot::Forgotten].map(|slot| (task, slot));
-        let open = slots.into_iter().filter_map(|key| Some((key, self.open.get(&key)?)));
+        let key = (task, slot);
         // Another one by now, or none: nothing to ask for.
-        let Some(key) = { open }.find(asked).map(|(key, _)| key) else { return };
         let Some(deadline) = self.open.get_mut(&key) else { return };
+        if deadline.ask_at.is_some() || Self::ask(key, deadline).command_id != command.command_id {
+            return;
+        }
         let decision = outcome.decision();
         let code = decision.problem.as_ref().and_then(|problem| problem.code());
         match decision.status {
