@@ -25,8 +25,6 @@ use crate::target::Target;
 
 /// Whose results in the log are counted; the assignments are the scheduler's own.
 const COUNTED: &[&str] = &["submit", "start", "complete"];
-/// Commands per life that we send ourselves.
-const OURS: u64 = COUNTED.len() as u64;
 /// Submitters of W2a.
 const SUBMITTERS: usize = 32;
 /// Lives before those that count.
@@ -178,9 +176,9 @@ async fn warmed_up(
     let working = Working::begin(&fleet, WARM_UP);
     let time = context.budget.warm.max(Duration::from_secs(1));
     let tasks = submitted(clients, queue, &working.tally, WARM_UP, time).await?;
-    working.finish(tasks, PATIENCE).await?;
+    let tally = working.finish(tasks, PATIENCE).await?;
     settle::settled(&context.target, PATIENCE).await?;
-    Ok((fleet, tasks * OURS))
+    Ok((fleet, tally.acknowledged(tasks)))
 }
 
 /// W2a.
