@@ -15,9 +15,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// How often a silent server is asked whether it is there. The client gives the connection up
 /// at the third time: a server that hangs is noticed within 5 s (reliability R21).
 const PING: Duration = Duration::from_millis(1_500);
-/// Messages that wait in one subscription before the client drops some: above the relay's
-/// window of acks, far below what would show in memory.
-const SUBSCRIPTION_CAPACITY: usize = 8_192;
+/// Messages that wait in one subscription before the client drops some: a fleet that sends
+/// all its answers at once must not wait for time-outs (512 workers with 16 tasks each are
+/// 8,192). Their memory is taken only while they wait.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 16;
 /// Longest wait for an answer of the JetStream API.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest server whose streams do what the relay relies on (reliability D22).
