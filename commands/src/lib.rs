@@ -11,5 +11,5 @@ pub mod processor;
 pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
-pub use process::{PURGE, Waits};
+pub use process::{DecisionFault, DecisionReport, Decisions, PURGE, Waits};
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -9,6 +9,7 @@
 pub mod macros;
 
 pub mod agent;
+pub mod capability;
 mod catalogue;
 pub mod crew;
 mod decide;

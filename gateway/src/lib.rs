@@ -27,6 +27,7 @@ mod params;
 mod prefer;
 mod query;
 mod queue;
+mod replay;
 mod room;
 mod router;
 mod schedule;

@@ -103,6 +103,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(audit::list_audit),
         routes!(models::tenant_metrics),
         routes!(models::rebuild),
+        routes!(crate::replay::verify_decisions),
         routes!(service::schema),
     ]
 }

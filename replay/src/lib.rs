@@ -5,10 +5,12 @@
 //! these.
 
 mod compare;
+mod decisions;
 mod rebuild;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};
+pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
 pub use rebuild::{RebuildReport, rebuild};
 pub use work::{KIND, RebuildWork};
 

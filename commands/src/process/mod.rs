@@ -31,7 +31,10 @@ pub use deadlines::Deadlines;
 pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
-pub use scheduler::{Gauges, QueueDepth, SchedulerHandle, Trial, Waits};
+pub use scheduler::{
+    DecisionFault, DecisionReport, Decisions, Follower, Gauges, QueueDepth, SchedulerHandle, Trial,
+    Waits,
+};
 pub use schedules::Schedules;
 pub use source::Source;
 pub use watchdog::Watchdog;

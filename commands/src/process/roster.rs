@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::agent::{AgentEvent, AgentRegistered, AgentState, state_after};
+use domain::values::Labels;
 use domain::{AgentId, Event, Recorded, TenantId};
 
 /// Silence after which an agent counts as offline when it said nothing else.
@@ -12,6 +13,38 @@ const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// What an agent can do, sorted; agents that can do the same are listed together.
 pub type Abilities = Arc<[String]>;
+
+/// Labels by name; those that are words have the value "".
+#[derive(Debug, Clone, Default)]
+pub struct Labelled(Arc<[(Box<str>, Box<str>)]>);
+
+impl Labelled {
+    fn of(labels: &Labels) -> Self {
+        let mut all: Vec<(Box<str>, Box<str>)> = match labels {
+            Labels::Words(words) => {
+                words.iter().map(|word| (word.as_str().into(), "".into())).collect()
+            }
+            Labels::Pairs(pairs) => pairs
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect(),
+        };
+        all.sort_unstable();
+        Self(all.into())
+    }
+
+    /// The value of a label that it has.
+    pub fn value(&self, label: &str) -> Option<&str> {
+        let found = self.0.binary_search_by(|(name, _)| (**name).cmp(label));
+        found.ok().map(|at| &*self.0[at].1)
+    }
+
+    /// Whether it has a label, with one of these values if there are any.
+    pub fn has(&self, label: &str, values: &[String]) -> bool {
+        let value = self.value(label);
+        value.is_some_and(|value| values.is_empty() || values.iter().any(|one| one == value))
+    }
+}
 
 /// One agent.
 #[derive(Debug, Clone)]
@@ -27,6 +60,10 @@ pub struct AgentFacts {
     pub held_back: bool,
     /// What it can do, sorted.
     pub capabilities: Abilities,
+    /// What is said of it.
+    pub labels: Labelled,
+    /// What it costs in comparison.
+    pub cost: u32,
     /// Tasks it holds at once.
     pub slots: usize,
     /// Silence after which it counts as offline.
@@ -66,6 +103,27 @@ impl AgentFacts {
         }
     }
 
+    /// It does not come back.
+    pub fn is_gone(&self) -> bool {
+        use AgentState as S;
+        match self.state {
+            S::Retired | S::Failed | S::ForceStopped => true,
+            S::Created
+            | S::Validating
+            | S::Validated
+            | S::Deploying
+            | S::Warming
+            | S::Ready
+            | S::Busy
+            | S::Blocked
+            | S::Degraded
+            | S::Unhealthy
+            | S::Hibernating
+            | S::Draining
+            | S::Offline => false,
+        }
+    }
+
     /// What it is wanted to be, which is not what it is (invariant 11).
     pub fn desired_state(&self) -> &'static str {
         use AgentState as S;
@@ -95,13 +153,15 @@ impl AgentFacts {
     fn describe(&mut self, said: &AgentRegistered) {
         self.name.clone_from(&said.name);
         self.capabilities = sorted(&said.capabilities);
+        self.labels = Labelled::of(&said.labels);
+        self.cost = said.cost;
         self.slots = said.slots as usize;
         self.ttl = said.ttl_ms.map_or(DEFAULT_TTL, Duration::from_millis);
     }
 }
 
 /// All agents by id.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Roster {
     all: HashMap<AgentId, AgentFacts>,
     /// Who has a name, or had it last.
@@ -120,6 +180,8 @@ impl Roster {
                 state: AgentState::Created,
                 held_back: false,
                 capabilities: Abilities::default(),
+                labels: Labelled::default(),
+                cost: 0,
                 slots: 1,
                 ttl: DEFAULT_TTL,
                 by_itself: is_agent(&event.actor, id),
@@ -144,6 +206,12 @@ impl Roster {
             AgentEvent::Updated(changes) => {
                 if let Some(capabilities) = &changes.capabilities {
                     facts.capabilities = sorted(capabilities);
+                }
+                if let Some(labels) = &changes.labels {
+                    facts.labels = Labelled::of(labels);
+                }
+                if let Some(cost) = changes.cost {
+                    facts.cost = cost;
                 }
                 if let Some(slots) = changes.slots {
                     facts.slots = slots as usize;

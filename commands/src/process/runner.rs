@@ -85,8 +85,9 @@ impl Managers {
         fence: Option<i64>,
         cancel: CancellationToken,
     ) -> Result<(), StoreError> {
+        let token = fence.unwrap_or_default();
         let session = Arc::new(Session {
-            scheduler: Mutex::new(Scheduler::default()),
+            scheduler: Mutex::new(Scheduler::under(token.unsigned_abs())),
             source: self.source.clone(),
             executor: self.executor.clone(),
             wire: self.wire.clone(),

@@ -243,6 +243,7 @@ fn registered(new: &RegisterAgent) -> AgentRegistered {
         version: new.version,
         endpoint: new.endpoint,
         ttl_ms: new.ttl_ms,
+        cost: new.cost,
     }
 }
 

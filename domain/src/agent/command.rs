@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::aggregate::AgentState;
+use crate::capability::check_offered;
 use crate::json::Json;
 use crate::macros::Body;
 use crate::problem::FieldError;
 pub use crate::task::Reason;
-use crate::task::given;
+use crate::task::{MAX_COST, given};
 use crate::values::{Check, Labels};
 
 commands! {
@@ -47,6 +48,11 @@ fn one() -> u32 {
     1
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like that")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// A new agent; only `name` is required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +62,7 @@ pub struct RegisterAgent {
     /// What it is for.
     #[serde(default = "default_role")]
     pub role: String,
-    /// What it can do.
+    /// What it can do: names, or names with a version, such as `python@3.11`.
     #[serde(default)]
     pub capabilities: Vec<String>,
     /// Free labels.
@@ -80,6 +86,9 @@ pub struct RegisterAgent {
     /// Silence after which it counts as offline, in milliseconds; 30,000 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    /// What it costs in comparison: where several fit, the cheaper one is better.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cost: u32,
 }
 
 impl RegisterAgent {
@@ -96,6 +105,7 @@ impl RegisterAgent {
             version: None,
             endpoint: None,
             ttl_ms: None,
+            cost: 0,
         }
     }
 }
@@ -105,9 +115,9 @@ impl Body for RegisterAgent {
         let mut check = Check::default()
             .text("name", &self.name, 1, 128)
             .token("role", &self.role)
-            .words("capabilities", &self.capabilities, 256)
             .labels("labels", &self.labels)
             .range("slots", self.slots.into(), 1, 1_000)
+            .range("cost", self.cost.into(), 0, MAX_COST.into())
             .maybe("memory_context", self.memory_context.as_ref(), 65_536)
             .value("profile", &self.profile)
             .maybe("version", self.version.as_ref(), 128)
@@ -115,7 +125,7 @@ impl Body for RegisterAgent {
         if let Some(ttl_ms) = self.ttl_ms {
             check = check.range("ttl_ms", ttl_ms, 1_000, 86_400_000);
         }
-        check.done()
+        check_offered(check, "capabilities", &self.capabilities, 256).done()
     }
 }
 
@@ -138,12 +148,15 @@ pub struct UpdateAgent {
     /// See [`RegisterAgent::memory_context`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub memory_context: Option<String>,
+    /// See [`RegisterAgent::cost`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u32>,
 }
 
 impl Body for UpdateAgent {
     fn check(&self) -> Result<(), Vec<FieldError>> {
         let mut check = Check::default()
-            .words("capabilities", self.capabilities.as_deref().unwrap_or_default(), 256)
+            .range("cost", self.cost.unwrap_or_default().into(), 0, MAX_COST.into())
             .range("slots", self.slots.unwrap_or(1).into(), 1, 1_000)
             .maybe("memory_context", self.memory_context.as_ref(), 65_536)
             .rule(*self != Self::default(), "", "empty", "at least one field must be given");
@@ -153,7 +166,8 @@ impl Body for UpdateAgent {
         if let Some(labels) = &self.labels {
             check = check.labels("labels", labels);
         }
-        check.done()
+        let capabilities = self.capabilities.as_deref().unwrap_or_default();
+        check_offered(check, "capabilities", capabilities, 256).done()
     }
 }
 

@@ -60,6 +60,8 @@ pub struct AgentRegistered {
     pub endpoint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
+    #[serde(default)]
+    pub cost: u32,
 }
 
 /// How it is.

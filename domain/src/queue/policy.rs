@@ -53,6 +53,31 @@ impl Weights {
     }
 }
 
+/// How much each thing counts where several agents could have a task: points are
+/// multiplied by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scoring {
+    /// Against an agent: a point for each percent of its slots that is taken.
+    pub load: u32,
+    /// Against an agent: a point for each unit of its cost.
+    pub cost: u32,
+    /// The points of the task's preferred labels.
+    pub preferred: u32,
+    /// A hundred points for an agent that the task is sticky to.
+    pub sticky: u32,
+}
+
+impl Default for Scoring {
+    fn default() -> Self {
+        Self { load: 1, cost: 1, preferred: 1, sticky: 1 }
+    }
+}
+
+fn is_default(scoring: &Scoring) -> bool {
+    *scoring == Scoring::default()
+}
+
 /// How a queue gives its tasks out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -67,6 +92,9 @@ pub struct QueuePolicy {
     pub aging_ms: Option<u64>,
     /// Its share beside the tenant's other queues, where tasks are pushed.
     pub weight: u32,
+    /// How much each thing counts where several agents could have a task.
+    #[serde(skip_serializing_if = "is_default")]
+    pub scoring: Scoring,
     /// How many may run at once, and how many may begin in a time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitPolicy>,
@@ -79,6 +107,7 @@ impl Default for QueuePolicy {
             weights: Weights::default(),
             aging_ms: None,
             weight: 1,
+            scoring: Scoring::default(),
             limits: Vec::new(),
         }
     }
@@ -140,6 +169,13 @@ impl QueuePolicy {
         check = check.range(&format!("{at}weight"), self.weight.into(), 1, MAX_WEIGHT.into());
         if let Some(aging) = self.aging_ms {
             check = check.range(&format!("{at}aging_ms"), aging, 1, MAX_AGING_MS);
+        }
+        let Scoring { load, cost, preferred, sticky } = self.scoring;
+        for (name, factor) in
+            [("load", load), ("cost", cost), ("preferred", preferred), ("sticky", sticky)]
+        {
+            let field = format!("{at}scoring/{name}");
+            check = check.range(&field, factor.into(), 0, MAX_WEIGHT.into());
         }
         let most = format!("at most {MAX_LIMITS} limits");
         check =

@@ -10,6 +10,9 @@ use crate::ids::AgentId;
 use crate::json::Json;
 use crate::problem::Code;
 
+/// The actor of the scheduler's own commands.
+pub const SCHEDULER: &str = "manager:scheduler";
+
 /// The right to answer for a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -335,6 +338,7 @@ impl Task {
             lease_expires_at: expiry(to.lease_ms, facts),
             queue: self.queue.clone(),
             reason: to.reason.clone(),
+            decision: to.decision.clone().filter(|_| facts.actor == SCHEDULER),
         });
         let started =
             to.start.then(|| TaskEvent::Started(self.started(to.agent_id, attempt, facts)));
@@ -530,6 +534,7 @@ fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
         estimate_ms: new.estimate_ms,
         acceptance_criteria: new.acceptance_criteria,
         deliverables: new.deliverables,
+        affinity: new.affinity,
     }
 }
 

@@ -6,6 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::affinity::Affinity;
+use super::decision::Decision;
+use crate::capability::check_needed;
 use crate::ids::{AgentId, TaskId};
 use crate::json::Json;
 use crate::macros::Body;
@@ -146,7 +149,8 @@ pub struct SubmitTask {
     /// Its urgency.
     #[serde(default)]
     pub priority: Priority,
-    /// What an agent must be able to do.
+    /// What an agent must be able to do: names, or names with a range of versions, such as
+    /// `python@>=3.10`.
     #[serde(default)]
     pub capabilities: Vec<String>,
     /// Free labels.
@@ -188,6 +192,9 @@ pub struct SubmitTask {
     /// What it is to bring about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliverables: Vec<String>,
+    /// Where it may run, and where it had better run.
+    #[serde(default, skip_serializing_if = "Affinity::is_empty")]
+    pub affinity: Affinity,
 }
 
 /// Something that belongs to a task; the thing itself is kept elsewhere.
@@ -284,6 +291,7 @@ impl SubmitTask {
             estimate_ms: None,
             acceptance_criteria: Vec::new(),
             deliverables: Vec::new(),
+            affinity: Affinity::default(),
         }
     }
 }
@@ -296,7 +304,6 @@ impl Body for SubmitTask {
             .token("type", &self.kind)
             .token("queue", &self.queue)
             .value("payload", &self.payload)
-            .words("capabilities", &self.capabilities, 64)
             .labels("labels", &self.labels)
             .words("assignees", &self.assignees, 64)
             .rule(self.depends_on.len() <= 256, "depends_on", "too_many", "at most 256 entries")
@@ -310,6 +317,8 @@ impl Body for SubmitTask {
             &self.acceptance_criteria,
             &self.deliverables,
         );
+        let check = check_needed(check, "capabilities", &self.capabilities, 64);
+        let check = self.affinity.check(check, "affinity");
         match &self.retry {
             Some(retry) => retry.check(check, "retry").done(),
             None => check.done(),
@@ -360,13 +369,15 @@ pub struct UpdateTask {
     /// See [`SubmitTask::deliverables`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub deliverables: Option<Vec<String>>,
+    /// See [`SubmitTask::affinity`]; replaces the whole.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
 }
 
 impl Body for UpdateTask {
     fn check(&self) -> Result<(), Vec<FieldError>> {
         let mut check = Check::default()
             .maybe("description", self.description.as_ref().and_then(Option::as_ref), 65_536)
-            .words("capabilities", self.capabilities.as_deref().unwrap_or_default(), 64)
             .words("assignees", self.assignees.as_deref().unwrap_or_default(), 64)
             .time("due_at", self.due_at.flatten())
             .time("run_at", self.run_at.flatten())
@@ -378,6 +389,11 @@ impl Body for UpdateTask {
             self.acceptance_criteria.as_deref().unwrap_or_default(),
             self.deliverables.as_deref().unwrap_or_default(),
         );
+        let capabilities = self.capabilities.as_deref().unwrap_or_default();
+        check = check_needed(check, "capabilities", capabilities, 64);
+        if let Some(affinity) = &self.affinity {
+            check = affinity.check(check, "affinity");
+        }
         if let Some(title) = &self.title {
             check = check.text("title", title, 1, 500);
         }
@@ -406,12 +422,15 @@ pub struct AssignTask {
     /// The agent begins with it at once and need not say `start`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub start: bool,
+    /// How the scheduler came to it; only its own word is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Box<Decision>>,
 }
 
 impl AssignTask {
     /// To this agent, for a lease of the usual length, not begun.
     pub fn to(agent_id: AgentId) -> Self {
-        Self { agent_id, lease_ms: None, reason: None, start: false }
+        Self { agent_id, lease_ms: None, reason: None, start: false, decision: None }
     }
 }
 

@@ -5,7 +5,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::affinity::Affinity;
 use super::command::{Attachment, RetryPolicy};
+use super::decision::Decision;
 use super::state::TaskState;
 use super::upcast::UPCASTS;
 use crate::ids::{AgentId, TaskId};
@@ -98,6 +100,8 @@ pub struct TaskSubmitted {
     pub acceptance_criteria: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliverables: Vec<String>,
+    #[serde(default, skip_serializing_if = "Affinity::is_empty")]
+    pub affinity: Affinity,
 }
 
 /// What changed; an absent field stayed, a `null` was cleared.
@@ -119,6 +123,9 @@ pub struct TaskAssigned {
     /// Why this agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How the scheduler came to it, where it was the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Box<Decision>>,
 }
 
 /// An agent does not have the task any more; the attempt does not count.

@@ -8,15 +8,19 @@
 //! Invariants: an answer with another token than the current one is refused,
 //! whatever the clock says; `attempt <= max_attempts`; tokens only grow.
 
+mod affinity;
 mod aggregate;
 mod assignment;
 mod command;
+mod decision;
 mod event;
 mod state;
 mod upcast;
 
-pub use aggregate::{Lease, Task};
+pub use affinity::*;
+pub use aggregate::{Lease, SCHEDULER, Task};
 pub use assignment::*;
 pub use command::*;
+pub use decision::*;
 pub use event::*;
 pub use state::TaskState;

@@ -33,6 +33,7 @@ pub fn assigned(attempt: u32, lease_token: u64) -> E {
         lease_expires_at: at(30_000),
         queue: "default".into(),
         reason: None,
+        decision: None,
     })
 }
 
@@ -134,6 +135,7 @@ fn an_assignment_counts_the_attempt_and_gives_a_lease() {
             lease_expires_at: at(5_100),
             queue: "default".into(),
             reason: None,
+            decision: None,
         })]);
 }
 

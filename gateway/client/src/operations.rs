@@ -78,4 +78,13 @@ impl Client {
     pub async fn rebuild(&self, model: &str) -> Result<Value, Error> {
         self.post(&format!("v1/projections/{model}/rebuild"), &serde_json::json!({})).await
     }
+
+    /// Makes every decision of the scheduler once more; the answer is the operation that
+    /// does it.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn verify_decisions(&self) -> Result<Value, Error> {
+        self.post("v1/replay/verify-decisions", &serde_json::json!({})).await
+    }
 }

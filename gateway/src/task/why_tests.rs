@@ -10,7 +10,7 @@ fn task(change: serde_json::Value) -> TaskView {
         "updated_at": "2026-01-01T00:00:00Z", "due_at": null, "run_at": null,
         "progress": null, "result": null, "error": null, "archived_at": null,
         "overdue_at": null, "blocked": null, "review": null, "attachments": [],
-        "estimate_ms": null, "acceptance_criteria": [], "deliverables": [],
+        "estimate_ms": null, "acceptance_criteria": [], "deliverables": [], "affinity": {},
         "version": 1, "position": 1,
     });
     merge(&mut base, change);
@@ -23,7 +23,7 @@ fn agent(change: serde_json::Value) -> AgentView {
         "labels": [], "profile": null, "version": null, "endpoint": null,
         "session_key": "agent:worker:a", "memory_context": null, "state": "ready",
         "desired_state": "ready", "observed_state": null, "last_heartbeat": null,
-        "load": null, "slots_free": null, "restart_count": 0, "slots": 1, "tasks": [],
+        "load": null, "slots_free": null, "restart_count": 0, "slots": 1, "cost": 0, "tasks": [],
         "crew_id": null, "node_id": null, "created_at": "2026-01-01T00:00:00Z",
         "updated_at": "2026-01-01T00:00:00Z", "stream_version": 1, "position": 1,
     });

@@ -43,6 +43,8 @@ pub struct AgentRow {
     #[serde(default)]
     pub restarting: bool,
     pub slots: u32,
+    #[serde(default)]
+    pub cost: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crew_id: Option<CrewId>,
     pub created_at: Timestamp,
@@ -149,6 +151,7 @@ impl AgentRow {
             restart_count: 0,
             restarting: false,
             slots: new.slots,
+            cost: new.cost,
             crew_id: None,
             created_at: recorded.occurred_at,
             updated_at: recorded.occurred_at,
@@ -181,6 +184,7 @@ impl AgentRow {
                     self.labels = labels;
                 }
                 self.slots = changes.slots.unwrap_or(self.slots);
+                self.cost = changes.cost.unwrap_or(self.cost);
                 self.memory_context = changes.memory_context.or(self.memory_context.take());
             }
             E::DeployRequested(_) | E::Ready(_) | E::Woken(_) => {
@@ -209,6 +213,7 @@ impl AgentRow {
         self.capabilities = new.capabilities;
         self.labels = new.labels;
         self.slots = new.slots;
+        self.cost = new.cost;
         self.memory_context = new.memory_context;
         self.profile = new.profile;
         self.version = new.version;

@@ -49,6 +49,8 @@ pub struct AgentView {
     pub restart_count: u32,
     /// Tasks it may hold at once.
     pub slots: u32,
+    /// What it costs in comparison.
+    pub cost: u32,
     /// The tasks it holds, oldest first.
     pub tasks: Vec<TaskId>,
     /// The crew it belongs to.
@@ -88,6 +90,7 @@ impl AgentView {
             slots_free: None,
             restart_count: row.restart_count,
             slots: row.slots,
+            cost: row.cost,
             tasks,
             crew_id: row.crew_id,
             node_id: None,

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::task::{
-    Attachment, TaskBlocked, TaskEvent, TaskNoted, TaskState, TaskSubmitted, TaskUpdated,
+    Affinity, Attachment, TaskBlocked, TaskEvent, TaskNoted, TaskState, TaskSubmitted, TaskUpdated,
 };
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Event, Json, Recorded, TaskId, Timestamp};
@@ -74,6 +74,8 @@ pub struct TaskRow {
     pub acceptance_criteria: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliverables: Vec<String>,
+    #[serde(default, skip_serializing_if = "Affinity::is_empty")]
+    pub affinity: Affinity,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<Timestamp>,
     pub version: u64,
@@ -210,6 +212,7 @@ impl TaskRow {
             estimate_ms: new.estimate_ms,
             acceptance_criteria: new.acceptance_criteria,
             deliverables: new.deliverables,
+            affinity: new.affinity,
             archived_at: None,
             version: recorded.version,
             position: recorded.position,
@@ -319,6 +322,9 @@ impl TaskRow {
         }
         if let Some(deliverables) = changes.deliverables {
             self.deliverables = deliverables;
+        }
+        if let Some(affinity) = changes.affinity {
+            self.affinity = affinity;
         }
         self.run_at = changes.run_at.unwrap_or(self.run_at);
     }

@@ -128,10 +128,20 @@ struct Stored<'a> {
     acceptance_criteria: Option<&'a RawValue>,
     #[serde(borrow, serialize_with = "or_empty")]
     deliverables: Option<&'a RawValue>,
+    #[serde(borrow, serialize_with = "or_nothing")]
+    affinity: Option<&'a RawValue>,
     #[serde(borrow)]
     archived_at: Option<&'a RawValue>,
     version: u64,
     position: u64,
+}
+
+/// What is not there is an empty object.
+fn or_nothing<S: Serializer>(object: &Option<&RawValue>, serializer: S) -> Result<S::Ok, S::Error> {
+    match object {
+        Some(object) => object.serialize(serializer),
+        None => serializer.collect_map::<(), (), [((), ()); 0]>([]),
+    }
 }
 
 /// What is not there is an empty list.

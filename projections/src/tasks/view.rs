@@ -1,7 +1,7 @@
 //! The contract's Task.
 
 use chrono::{DateTime, Utc};
-use domain::task::{Attachment, TaskBlocked, TaskState};
+use domain::task::{Affinity, Attachment, TaskBlocked, TaskState};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Json, TaskId};
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,8 @@ pub struct TaskView {
     pub acceptance_criteria: Vec<String>,
     /// What it is to bring about.
     pub deliverables: Vec<String>,
+    /// Where it may run, and where it had better run.
+    pub affinity: Affinity,
     /// When it was taken off the lists.
     pub archived_at: Option<DateTime<Utc>>,
     /// The stream's version.
@@ -125,6 +127,7 @@ impl TaskView {
             estimate_ms: row.estimate_ms,
             acceptance_criteria: row.acceptance_criteria,
             deliverables: row.deliverables,
+            affinity: row.affinity,
             archived_at: row.archived_at,
             version: row.version,
             position: row.position,

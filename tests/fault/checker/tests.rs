@@ -20,6 +20,7 @@ fn assigned(token: u64) -> Event {
         lease_expires_at: Timestamp::UNIX_EPOCH,
         queue: "default".into(),
         reason: None,
+        decision: None,
     }))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use chrono::SubsecRound as _;
 use domain::agent::AgentEvent;
 use domain::operation::OperationEvent;
 use domain::queue::{QueueEvent, queue_id};
@@ -10,9 +11,10 @@ use domain::task::{TaskEvent, TaskState, TaskUpdated};
 use domain::{AgentId, Event, Recorded, TaskId, TenantId, Timestamp};
 use uuid::Uuid;
 
-use super::entry::{Entry, Place, Shape};
+use super::entry::{Entry, Place, Reserved};
 use super::facts;
-use super::waiting::Waiting;
+use super::matching::{Shape, reshaped};
+use super::waiting::{Turns, Waiting};
 use crate::process::purge::PURGE;
 use crate::process::roster::Roster;
 
@@ -33,12 +35,16 @@ pub struct QueueDepth {
 ///
 /// Invariant: each task stands in exactly the index that its `place` names, and
 /// `place` is where [`Entry::belongs`] says.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Board {
     pub roster: Roster,
     pub waiting: Waiting,
     tasks: HashMap<TaskId, Entry>,
     timed: BTreeSet<(Timestamp, TaskId)>,
+    /// Sticky tasks that wait for their agent, and until when.
+    sticky: BTreeSet<(i64, TaskId)>,
+    /// Tasks whose place depends on who has their parent.
+    children: HashMap<TaskId, BTreeSet<TaskId>>,
     held: HashMap<AgentId, BTreeSet<TaskId>>,
     /// Who waits for a task to be done.
     dependents: HashMap<TaskId, BTreeSet<TaskId>>,
@@ -48,6 +54,8 @@ pub(super) struct Board {
     /// Agents who may be able to take more, or have something to be told.
     touched: BTreeSet<AgentId>,
     now: Timestamp,
+    /// The last position that was folded.
+    seen: u64,
     /// When what is folded or decided happens, in microseconds: what rates count by.
     at: i64,
     /// What leaves an agent's hands was never in them.
@@ -71,6 +79,7 @@ impl Board {
     /// Folds one event. `scheduler` is the actor whose assignments are our own.
     pub fn apply(&mut self, event: &Recorded, scheduler: &str) {
         self.at = event.recorded_at.timestamp_micros();
+        self.seen = event.position;
         match event.event() {
             Ok(Event::Task(happened)) => self.apply_task(event, happened, scheduler),
             Ok(Event::Agent(happened)) => {
@@ -122,6 +131,10 @@ impl Board {
                 entry.shape = known.clone();
             }
             *self.shapes.entry(entry.shape.clone()).or_default() += 1;
+            if let Some(kin) = &mut entry.kin {
+                kin.agent = self.tasks.get(&kin.task).and_then(|parent| parent.previous);
+                self.children.entry(kin.task).or_default().insert(task);
+            }
             facts::submitted(&mut entry, new, self.waiting.queue(&event.tenant, &new.queue));
             for dependency in &entry.missing {
                 self.dependents.entry(*dependency).or_default().insert(task);
@@ -143,6 +156,7 @@ impl Board {
             TaskEvent::Cancelled(_) => Some(TaskState::Cancelled),
             TaskEvent::Assigned(to) => {
                 self.touched.insert(to.agent_id);
+                self.tell_children(task, to.agent_id);
                 None
             }
             TaskEvent::Submitted(_)
@@ -180,6 +194,14 @@ impl Board {
         }
         let shape = entry.shape.clone();
         change(entry);
+        if let Some(changed) = reshaped(entry, &self.roster, self.now.timestamp_micros()) {
+            entry.shape = changed;
+        }
+        if entry.shape.waits
+            && let Some(until) = entry.sticks_until()
+        {
+            self.sticky.insert((until, task));
+        }
         if !Arc::ptr_eq(&shape, &entry.shape) {
             let known = self.shapes.get_key_value(&entry.shape).map(|(known, _)| known.clone());
             entry.shape = known.unwrap_or_else(|| entry.shape.clone());
@@ -197,7 +219,14 @@ impl Board {
         self.leave(task, &entry);
         entry.place = after;
         self.enter(task, &entry);
+        self.tidy(&entry);
         self.tasks.insert(task, entry);
+    }
+
+    fn tidy(&mut self, entry: &Entry) {
+        if !self.depths.contains_key(&(entry.tenant.clone(), entry.queue.clone())) {
+            self.waiting.tidy(&entry.tenant, &entry.queue);
+        }
     }
 
     fn leave(&mut self, task: TaskId, entry: &Entry) {
@@ -227,6 +256,7 @@ impl Board {
             Place::Timed(at) => drop(self.timed.insert((*at, task))),
             Place::Held(agent) => {
                 self.held.entry(*agent).or_default().insert(task);
+                self.touched.insert(*agent);
                 self.waiting.hold(task, entry, self.at);
             }
         }
@@ -238,7 +268,16 @@ impl Board {
             self.waiting.remove(task, &entry);
         }
         self.leave(task, &entry);
+        self.tidy(&entry);
         forget(&mut self.shapes, &entry.shape);
+        if let Some(kin) = &entry.kin
+            && let Some(children) = self.children.get_mut(&kin.task)
+        {
+            children.remove(&task);
+            if children.is_empty() {
+                self.children.remove(&kin.task);
+            }
+        }
         for dependency in &entry.missing {
             if let Some(waiting) = self.dependents.get_mut(dependency) {
                 waiting.remove(&task);
@@ -265,6 +304,19 @@ impl Board {
         *counter = counter.saturating_add_signed(by);
         if *depth == QueueDepth::default() {
             self.depths.remove(&id);
+        }
+    }
+
+    /// Tasks that look at who has their parent learn of it.
+    fn tell_children(&mut self, parent: TaskId, agent: AgentId) {
+        let children: Vec<TaskId> =
+            self.children.get(&parent).into_iter().flatten().copied().collect();
+        for child in children {
+            self.update(child, |entry| {
+                if let Some(kin) = &mut entry.kin {
+                    kin.agent = Some(agent);
+                }
+            });
         }
     }
 
@@ -305,9 +357,16 @@ impl Board {
 
     /// Lets time pass: what has come due may be given out.
     pub fn advance(&mut self, now: Timestamp) {
-        self.now = self.now.max(now);
-        self.at = self.now.timestamp_micros();
-        self.waiting.advance(self.at);
+        // As finely as it is written down: what is decided once more goes by the same time.
+        self.now = self.now.max(now.trunc_subsecs(6));
+        let now = self.now.timestamp_micros();
+        self.waiting.advance(now);
+        while let Some((until, task)) = self.sticky.first().copied()
+            && until <= now
+        {
+            self.sticky.pop_first();
+            self.update(task, |_| {});
+        }
         while let Some((at, task)) = self.timed.first().copied()
             && at <= self.now
         {
@@ -318,7 +377,8 @@ impl Board {
     /// When the next task comes due, or a rate lets one pass.
     pub fn next_due(&self) -> Option<Timestamp> {
         let rate = self.waiting.next_due().and_then(Timestamp::from_timestamp_micros);
-        self.timed.first().map(|(at, _)| *at).into_iter().chain(rate).min()
+        let sticky = self.sticky.first().and_then(|(at, _)| Timestamp::from_timestamp_micros(*at));
+        self.timed.first().map(|(at, _)| *at).into_iter().chain(rate).chain(sticky).min()
     }
 
     /// The assignment of a task does not come about: its limits count it no more.
@@ -406,10 +466,34 @@ impl Board {
         self.held.get(&agent).into_iter().flatten().copied().collect()
     }
 
+    /// How many tasks an agent holds, or is about to.
+    pub fn count_held(&self, agent: AgentId) -> usize {
+        self.held.get(&agent).map_or(0, BTreeSet::len)
+    }
+
+    /// A task is on its way to an agent, as decided just now.
+    pub fn reserve(&mut self, task: TaskId, reserved: Reserved) {
+        self.at = self.now.timestamp_micros();
+        self.update(task, |entry| entry.reserved = Some(reserved));
+    }
+
+    /// The last position that was folded.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// The next tasks for an agent, of one queue or of any; none where it has no room.
+    pub fn turns(&self, agent: AgentId, queue: Option<&str>) -> Turns {
+        match self.roster.get(agent) {
+            Some(facts) if self.free_slots(agent) > 0 => self.waiting.turns(agent, facts, queue),
+            Some(_) | None => Turns::default(),
+        }
+    }
+
     /// How many more tasks an agent may have; none when it takes no work.
     pub fn free_slots(&self, agent: AgentId) -> usize {
         let Some(facts) = self.roster.get(agent) else { return 0 };
-        let held = self.held.get(&agent).map_or(0, BTreeSet::len);
+        let held = self.count_held(agent);
         if facts.state.takes_work() { facts.slots.saturating_sub(held) } else { 0 }
     }
 

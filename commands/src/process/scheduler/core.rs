@@ -6,26 +6,33 @@ use std::time::Instant;
 
 use domain::agent::AgentEvent;
 use domain::task::{
-    AssignTask, Assignment, AssignmentLease, Reason, TaskCommand, TaskEvent, TaskState,
+    AssignTask, Assignment, AssignmentLease, Choice, Decision, Learnt, Reason, TaskCommand,
+    TaskEvent, TaskState,
 };
 use domain::{AgentId, Code, Event, Json, Problem, Recorded, TaskId, TenantId, Timestamp};
 
 use super::board::Board;
 use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
-use super::rules::level_name;
+use super::matching::Listed;
+use super::record::Why;
 use super::waiters::{Terms, Waiter, Waiters};
-use super::waiting::{Next, QueueId};
+use super::waiting::{Next, QueueId, Turns};
 use crate::CommandEnvelope;
-use crate::process::roster::{Abilities, agent_of};
+use crate::process::roster::agent_of;
 use crate::process::{command_id, watchdog};
 
 /// Who the commands are from.
-pub(super) const ACTOR: &str = "manager:scheduler";
+pub(super) const ACTOR: &str = domain::task::SCHEDULER;
 /// How long a task rests after an assignment that was refused or not taken.
 const REST: chrono::Duration = chrono::Duration::seconds(1);
 /// Tasks that a queue gives out in one pass when it gives out again.
 const MOST_AT_ONCE: usize = 16;
+
+/// Things learnt that one record tells at most.
+const MOST_LEARNT: usize = 64;
+/// Things learnt that are kept for later records.
+const MOST_KEPT: usize = 10_000;
 
 /// A task on its way to an agent.
 #[derive(Debug)]
@@ -69,9 +76,6 @@ struct Hands {
     pushes: Vec<Pick>,
 }
 
-/// Agents by what they can do, then by when they were served.
-pub(super) type Listed = BTreeMap<Abilities, BTreeSet<(u64, AgentId)>>;
-
 impl Hands {
     fn of(&self, claim: u64) -> usize {
         self.claims.get(&claim).map_or(0, Vec::len)
@@ -83,7 +87,7 @@ pub(in crate::process) struct Scheduler {
     pub(super) board: Board,
     pub(super) waiters: Waiters,
     pub(super) live: HashMap<AgentId, Live>,
-    /// Agents who listen and have a free slot, least recently served first.
+    /// Agents who listen and have a free slot.
     pub(super) listeners: BTreeMap<TenantId, Listed>,
     /// Agents of whom nobody knows whether they listen.
     pub(super) unheard: BTreeSet<AgentId>,
@@ -92,9 +96,19 @@ pub(in crate::process) struct Scheduler {
     /// Agents who did not listen when they were asked, in turn.
     pub(super) deaf: VecDeque<AgentId>,
     pub(super) given: u64,
+    /// The token under which it decides.
+    session: u64,
+    /// What it learnt beside the log, and wrote down nowhere yet. A tenant's events tell
+    /// of that tenant alone.
+    learnt: HashMap<TenantId, VecDeque<Learnt>>,
 }
 
 impl Scheduler {
+    /// Decides under this token of the managers' lease.
+    pub fn under(session: u64) -> Self {
+        Self { session, ..Self::default() }
+    }
+
     pub fn apply(&mut self, event: &Recorded) {
         if let Some(agent) = agent_of(&event.actor) {
             self.spoke(agent);
@@ -235,24 +249,20 @@ impl Scheduler {
                 hands.claims.entry(id).or_default().extend(pick);
             }
         }
-        while hands.of(id) < max
-            && let Some(Next { rank, level }) = self.next(agent, Some(&queue))
-        {
-            // Just come: an older claim may be waiting for it.
+        while hands.of(id) < max {
+            let turns = self.turns(agent, Some(&queue));
+            let Some(Next { rank, .. }) = turns.best.first().copied() else { break };
+            // Just come: another claim may be waiting for it, and fit better.
             if fresh.remove(&rank) && self.offer(rank, hands) {
                 continue;
             }
-            let reason = format!(
-                "claimed; next in turn ({}) and oldest of the tasks in queue {queue} that fit",
-                level_name(level),
-            );
-            let pick = self.reserve(rank.task, agent, terms, reason);
+            let why = Why::turns(Choice::Queue, &queue, &turns);
+            let pick = self.reserve(rank.task, agent, terms, why);
             hands.claims.entry(id).or_default().extend(pick);
         }
         if hands.of(id) >= max {
             self.waiters.fill(id);
         }
-        self.relist(agent);
     }
 
     /// Pushes to a listener what is its own already, then the next tasks of any queue.
@@ -263,18 +273,16 @@ impl Scheduler {
         for task in self.undelivered(agent) {
             hands.pushes.extend(self.again(task, agent));
         }
-        while let Some(Next { rank, level }) = self.next(agent, None) {
+        loop {
+            let turns = self.turns(agent, None);
+            let Some(Next { rank, .. }) = turns.best.first().copied() else { break };
             // Just come: a claim may be waiting for it, and whoever asks comes first.
             if fresh.remove(&rank) && self.offer(rank, hands) {
                 continue;
             }
-            let reason = format!(
-                "pushed; next in turn ({}) and oldest of the waiting tasks that fit",
-                level_name(level),
-            );
-            hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason));
+            let why = Why::turns(Choice::Queues, "", &turns);
+            hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), why));
         }
-        self.relist(agent);
     }
 
     /// Offers a task that came into a lane: to waiting claims, then to listeners.
@@ -283,32 +291,28 @@ impl Scheduler {
         if !self.board.waiting.is_exposed(rank.task, entry) {
             return false;
         }
-        let (tenant, shape) = (&entry.tenant, &entry.shape);
-        let claim = self.claimant(tenant, &entry.queue, shape);
+        let claims = self.best_claims(entry);
+        let claim = claims.best.first().map(|(_, (_, id, _))| *id);
         if let Some((id, waiter)) = claim.and_then(|id| Some((id, self.waiters.get(id)?))) {
             let (agent, terms, max) = (waiter.agent, waiter.terms, waiter.max);
-            let reason = format!("longest waiting claim of queue {} that fits", entry.queue);
-            let pick = self.reserve(rank.task, agent, terms, reason);
+            let why = Why::matched(Choice::Claims, &entry.queue, &claims);
+            let pick = self.reserve(rank.task, agent, terms, why);
             hands.claims.entry(id).or_default().extend(pick);
             if hands.of(id) >= max {
                 self.waiters.fill(id);
             }
-            self.relist(agent);
             return true;
         }
-        let Some(agent) = self.listener(tenant, shape) else { return false };
-        let reason = "pushed; the least recently served listener with a free slot that fits";
-        hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), reason.into()));
-        self.relist(agent);
+        let listeners = self.best_listeners(entry);
+        let Some((_, (_, _, agent))) = listeners.best.first().copied() else { return false };
+        let why = Why::matched(Choice::Listeners, &entry.queue, &listeners);
+        hands.pushes.extend(self.reserve(rank.task, agent, Terms::default(), why));
         true
     }
 
-    pub(super) fn next(&self, agent: AgentId, queue: Option<&str>) -> Option<Next> {
-        if self.board.free_slots(agent) == 0 {
-            return None;
-        }
-        let facts = self.board.roster.get(agent)?;
-        self.board.waiting.next(agent, facts, queue)
+    /// The next tasks for an agent; none where it has no room.
+    pub(super) fn turns(&self, agent: AgentId, queue: Option<&str>) -> Turns {
+        self.board.turns(agent, queue)
     }
 
     /// Takes a task out of the queue for an agent, and says how it is assigned.
@@ -317,15 +321,24 @@ impl Scheduler {
         task: TaskId,
         agent: AgentId,
         Terms { lease_ms, start }: Terms,
-        reason: String,
+        why: Why,
     ) -> Option<Pick> {
         self.given += 1;
         let id = self.given;
         self.live.entry(agent).or_default().given = id;
-        self.board.update(task, |entry| entry.reserved = Some(Reserved { agent, pick: id }));
+        let decision = self.decision(task, agent, &why);
+        self.board.reserve(task, Reserved { agent, pick: id });
+        // Its hands are fuller: the next choice must see that.
+        self.relist(agent);
         let entry = self.board.task(task)?;
         let cause = format_args!("assign:{}", entry.version);
-        let body = AssignTask { agent_id: agent, lease_ms, reason: Some(reason), start };
+        let body = AssignTask {
+            agent_id: agent,
+            lease_ms,
+            reason: Some(why.reason),
+            start,
+            decision: Some(Box::new(decision)),
+        };
         let command = CommandEnvelope {
             // Decided on what was seen, or not at all: else a command that was long under
             // way could give an agent more than its slots.
@@ -343,6 +356,49 @@ impl Scheduler {
         };
         let (tenant, payload) = (entry.tenant.clone(), entry.payload.clone());
         Some(Pick { task, agent, tenant, id, assign: Some(command), payload })
+    }
+
+    /// The record of a choice, and of what it took into account beside the log.
+    fn decision(&mut self, task: TaskId, agent: AgentId, why: &Why) -> Decision {
+        let mut learnt = Vec::new();
+        let tenant = self.board.task(task).map(|entry| &entry.tenant);
+        if let Some(tenant) = tenant
+            && let Some(all) = self.learnt.get_mut(tenant)
+        {
+            learnt.extend(all.drain(..all.len().min(MOST_LEARNT)));
+            if all.is_empty() {
+                self.learnt.remove(tenant);
+            }
+        }
+        Decision {
+            session: self.session,
+            nth: self.given,
+            seen: self.board.seen(),
+            at: self.board.now(),
+            agent_id: agent,
+            choice: why.choice,
+            candidates: why.candidates.clone(),
+            of: u32::try_from(why.of).unwrap_or(u32::MAX),
+            rejected: why.rejected,
+            learnt,
+        }
+    }
+
+    /// Keeps what was learnt for the next record; of very much the oldest is lost, and
+    /// what it explains can't be decided once more.
+    fn learn(&mut self, tenant: &TenantId, learnt: Learnt) {
+        let all = self.learnt.entry(tenant.clone()).or_default();
+        if all.len() >= MOST_KEPT {
+            all.pop_front();
+        }
+        all.push_back(learnt);
+    }
+
+    /// A dependency that nothing in memory knew was found done.
+    pub(super) fn found_done(&mut self, tenant: &TenantId, task: TaskId) {
+        let (before, after) = (self.given + 1, self.board.seen());
+        self.learn(tenant, Learnt::Done { task, before, after });
+        self.board.dependency_done(tenant, task);
     }
 
     /// What an agent has and may not know of.
@@ -366,9 +422,6 @@ impl Scheduler {
         if !self.board.task(pick.task).is_some_and(|entry| concerns(entry, pick)) {
             return None;
         }
-        if pick.assign.is_some() {
-            self.board.update(pick.task, |entry| entry.reserved = None);
-        }
         let entry = self.board.task(pick.task)?;
         let lease = entry.lease.filter(|lease| lease.agent_id == pick.agent)?;
         Some(Assignment {
@@ -389,13 +442,21 @@ impl Scheduler {
     /// The assignment did not come about: the task waits again, perhaps after a rest.
     pub(super) fn put_back(&mut self, pick: &Pick, rest: bool) {
         let until = rest.then(|| self.board.now() + REST);
+        if let Some(lost) = pick.assign.as_ref().and_then(decision_in) {
+            let (task, agent, tenant) = (pick.task, pick.agent, &pick.tenant);
+            let Decision { nth, seen, at, .. } = *lost;
+            let (before, after) = (self.given + 1, self.board.seen());
+            // What its record had to tell goes into another one.
+            lost.learnt.iter().for_each(|learnt| self.learn(tenant, *learnt));
+            let learnt = Learnt::Lost { nth, task, agent, seen, at, before, after, rest: until };
+            self.learn(tenant, learnt);
+        }
         if !self.board.task(pick.task).is_some_and(|entry| concerns(entry, pick)) {
             return;
         }
         let change = |entry: &mut Entry| {
-            if pick.assign.is_some() {
-                entry.reserved = None;
-                entry.retry_at = entry.retry_at.max(until);
+            if entry.reserved.is_some_and(|by| pick.assign.is_some() && by.pick == pick.id) {
+                entry.put_back(until);
             }
             // Where it was assigned all the same, nobody was told.
             entry.delivered = false;
@@ -454,10 +515,20 @@ impl Scheduler {
     }
 }
 
+/// The record in the command that carries a decision out.
+fn decision_in(command: &CommandEnvelope) -> Option<&Decision> {
+    match &command.command {
+        domain::Command::Task(TaskCommand::Assign(to)) => to.decision.as_deref(),
+        _ => None,
+    }
+}
+
 /// Whether a task is still as a pick left it.
 fn concerns(entry: &Entry, pick: &Pick) -> bool {
     if pick.assign.is_some() {
-        entry.reserved.is_some_and(|by| by.pick == pick.id)
+        let given = entry.picked == Some(pick.id) && entry.ours;
+        let to_it = entry.lease.is_some_and(|lease| lease.agent_id == pick.agent);
+        entry.reserved.is_some_and(|by| by.pick == pick.id) || (given && to_it)
     } else {
         entry.lease.is_some_and(|lease| lease.token == pick.id)
     }

@@ -186,7 +186,7 @@ pub(in crate::process) fn look_up(session: &Arc<Session>) {
     session.tasks.clone().spawn(async move {
         for (tenant, task) in lookups {
             match is_done(&session, &tenant, task).await {
-                Ok(true) => session.scheduler.lock().board.dependency_done(&tenant, task),
+                Ok(true) => session.scheduler.lock().found_done(&tenant, task),
                 // Should it be done later, its event says so.
                 Ok(false) => {}
                 Err(error) => {

@@ -2,37 +2,17 @@
 
 use std::sync::Arc;
 
-use domain::task::{Lease, TaskEvent, TaskState, TaskSubmitted};
+use domain::capability::Need;
+use domain::task::{Lease, TaskEvent, TaskState, TaskSubmitted, TaskUpdated};
 use domain::values::Priority;
 use domain::{AgentId, Json, Recorded, TaskId, TenantId, Timestamp};
 
 use super::groups::GateId;
-use crate::process::roster::AgentFacts;
+use super::matching::Shape;
 
 /// A payload up to this size stays in memory; a larger one is read from the log when
 /// the task is handed out. 100,000 open tasks then take well below 100 MB.
 const INLINE_BYTES: usize = 256;
-
-/// What a task asks of its agent. Tasks of one shape share a lane of the queue.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Shape {
-    pub capabilities: Vec<String>,
-    pub assignees: Vec<String>,
-}
-
-impl Shape {
-    /// Whether somebody of these abilities can do tasks of this shape.
-    pub fn can(&self, abilities: &[String]) -> bool {
-        self.capabilities.iter().all(|word| abilities.binary_search(word).is_ok())
-    }
-
-    /// Whether an agent may have tasks of this shape.
-    pub fn fits(&self, id: AgentId, agent: &AgentFacts) -> bool {
-        self.can(&agent.capabilities)
-            && (self.assignees.is_empty()
-                || self.assignees.iter().any(|who| *who == agent.name || *who == id.to_string()))
-    }
-}
 
 /// A task's place in the order of service: urgency, then age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +44,7 @@ impl Payload {
 }
 
 /// What the log says of an open task, and what the scheduler is about to do with it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub tenant: TenantId,
     /// Of its submission.
@@ -97,17 +77,33 @@ pub(super) struct Entry {
     pub tokens: u64,
     pub attempt: u32,
     pub lease: Option<Lease>,
+    /// The pick that led to the lease, where it was one.
+    pub picked: Option<u64>,
     /// On its way to an agent: the command is with the executor, or its event not folded
-    /// yet. Only the pick that made a reservation ends it.
+    /// yet. That event ends it, or the pick that made it and came to nothing.
     pub reserved: Option<Reserved>,
     /// The agent was told of its assignment, or is being told.
     pub delivered: bool,
+    /// Who had it last.
+    pub previous: Option<AgentId>,
+    /// Its parent, where its affinity looks at that.
+    pub kin: Option<Box<ParentOf>>,
+    /// When it came into the queue last, in microseconds.
+    queued_us: i64,
     /// The assignment is the scheduler's, not an operator's.
     pub ours: bool,
     /// The scheduler had it started, as the claim asked; nothing came from the agent yet.
     pub begun_with_claim: bool,
     /// Which index holds it.
     pub place: Place,
+}
+
+/// The parent of a task.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ParentOf {
+    pub task: TaskId,
+    /// Who has it, or had it last.
+    pub agent: Option<AgentId>,
 }
 
 /// A claim of one pick on a task.
@@ -147,7 +143,7 @@ impl Entry {
             correlation: event.correlation_id,
             queue: new.queue.as_str().into(),
             priority: new.priority,
-            shape: shape(new.capabilities.clone(), new.assignees.clone()),
+            shape: Arc::new(Shape::new(&new.capabilities, new.assignees.clone(), &new.affinity)),
             key: new.concurrency_key.as_deref().map(Arc::from),
             values: Vec::new(),
             facts: None,
@@ -163,8 +159,15 @@ impl Entry {
             tokens: 0,
             attempt: 0,
             lease: None,
+            picked: None,
             reserved: None,
             delivered: false,
+            previous: None,
+            kin: new
+                .parent_id
+                .filter(|_| new.affinity.asks_for_parent())
+                .map(|task| Box::new(ParentOf { task, agent: None })),
+            queued_us: event.recorded_at.timestamp_micros(),
             ours: false,
             begun_with_claim: false,
             place: Place::Nowhere,
@@ -177,6 +180,15 @@ impl Entry {
         self.cause = event.position;
         self.version = event.version;
         self.begun_with_claim = matches!(happened, E::Started(_)) && &*event.actor == scheduler;
+        let before = self.state;
+        self.fold(event, happened, scheduler);
+        if self.state == TaskState::Queued && before != TaskState::Queued {
+            self.queued_us = event.recorded_at.timestamp_micros();
+        }
+    }
+
+    fn fold(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
+        use TaskEvent as E;
         match happened {
             E::Updated(changes) => {
                 if let Some(priority) = changes.priority {
@@ -188,13 +200,11 @@ impl Entry {
                 if let Some(payload) = &changes.payload {
                     self.payload = Payload::of(payload, event.version);
                 }
-                if changes.capabilities.is_some() || changes.assignees.is_some() {
-                    let old = &self.shape;
-                    let capabilities =
-                        changes.capabilities.clone().unwrap_or_else(|| old.capabilities.clone());
-                    let assignees =
-                        changes.assignees.clone().unwrap_or_else(|| old.assignees.clone());
-                    self.shape = shape(capabilities, assignees);
+                if changes.capabilities.is_some()
+                    || changes.assignees.is_some()
+                    || changes.affinity.is_some()
+                {
+                    self.reshape(changes);
                 }
                 if let Some(due_at) = changes.due_at {
                     self.due_at = due_at;
@@ -208,6 +218,7 @@ impl Entry {
                 self.attempt = to.attempt;
                 self.tokens = to.lease_token;
                 self.retry_at = None;
+                self.previous = Some(to.agent_id);
                 self.lease = Some(Lease {
                     agent_id: to.agent_id,
                     token: to.lease_token,
@@ -216,6 +227,11 @@ impl Entry {
                 self.ours = &*event.actor == scheduler;
                 // Whoever reserved it for this agent is about to tell it.
                 self.delivered = self.reserved.is_some_and(|by| by.agent == to.agent_id);
+                self.picked = to.decision.as_ref().map(|decision| decision.nth);
+                let begun = |by: &Reserved| Some(by.pick) == self.picked && self.delivered;
+                if self.reserved.as_ref().is_some_and(begun) {
+                    self.reserved = None;
+                }
             }
             E::Unassigned(_) | E::Released(_) => {
                 self.attempt = self.attempt.saturating_sub(1);
@@ -256,7 +272,32 @@ impl Entry {
     fn end_lease(&mut self, state: TaskState) {
         self.state = state;
         self.lease = None;
+        self.picked = None;
         self.delivered = false;
+    }
+
+    fn reshape(&mut self, changes: &TaskUpdated) {
+        let old = &self.shape;
+        let of = |needs: &[Need]| needs.iter().map(|need| need.as_str().to_owned()).collect();
+        let capabilities = changes.capabilities.clone().unwrap_or_else(|| of(&old.capabilities));
+        let assignees = changes.assignees.clone().unwrap_or_else(|| old.assignees.clone());
+        let affinity = changes.affinity.clone();
+        let affinity = affinity.or_else(|| old.affinity.as_deref().cloned()).unwrap_or_default();
+        self.shape = Arc::new(Shape::new(&capabilities, assignees, &affinity));
+    }
+
+    /// Until when it waits for the agent that it is sticky to, in microseconds.
+    pub fn sticks_until(&self) -> Option<i64> {
+        let sticky = self.shape.affinity.as_ref()?.sticky.as_ref()?;
+        let wait = i64::try_from(sticky.wait_ms).ok().filter(|ms| *ms > 0)?;
+        let from = self.not_before().map_or(0, |at| at.timestamp_micros()).max(self.queued_us);
+        Some(from.saturating_add(wait.saturating_mul(1_000)))
+    }
+
+    /// Its assignment does not come about; it rests perhaps.
+    pub fn put_back(&mut self, rest: Option<Timestamp>) {
+        self.reserved = None;
+        self.retry_at = self.retry_at.max(rest);
     }
 
     /// The agent whose slot it takes.
@@ -308,13 +349,4 @@ impl Entry {
         });
         key.chain(values).collect()
     }
-}
-
-fn shape(mut capabilities: Vec<String>, mut assignees: Vec<String>) -> Arc<Shape> {
-    for words in [&mut capabilities, &mut assignees] {
-        words.sort_unstable();
-        words.dedup();
-        words.shrink_to_fit();
-    }
-    Arc::new(Shape { capabilities, assignees })
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use domain::{TaskId, TenantId};
 
-use super::entry::{Entry, Rank, Shape};
+use super::entry::{Entry, Rank};
+use super::matching::Shape;
 use super::rules::{Limit, Meter, Standing};
 use super::waiting::{Place, Queue, QueueId, limit_of};
 
@@ -30,20 +31,20 @@ pub(super) struct GroupId {
     gates: Vec<GateId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Group {
     ranks: BTreeSet<Rank>,
     /// Those that stand in the lane.
     exposed: Vec<Place>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Gate {
     meter: Meter,
     groups: BTreeSet<Arc<GroupId>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Groups {
     groups: BTreeMap<Arc<GroupId>, Group>,
     gates: HashMap<GateId, Gate>,

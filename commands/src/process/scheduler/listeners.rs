@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use domain::{AgentId, TenantId};
 
 use super::core::Scheduler;
-use super::entry::Shape;
+use super::entry::Entry;
+use super::matching::{Asker, Match, Matcher, Shape, burden};
 use crate::process::roster::Abilities;
 
 /// How long "nobody listens" is believed.
@@ -33,7 +34,7 @@ pub(super) struct Live {
     /// When it was last given something, as a count; the least recent comes first.
     pub given: u64,
     /// Its place among the listeners, while it has one.
-    pub listed: Option<(u64, Abilities)>,
+    pub listed: Option<(Asker, Abilities)>,
     pub claimed: Option<Instant>,
     /// It stands among the deaf.
     pub in_turn: bool,
@@ -94,7 +95,7 @@ impl Scheduler {
             let Some(facts) = self.board.roster.get(agent) else { continue };
             if now.saturating_duration_since(since) >= DEAF
                 && self.board.waiting.any(&facts.tenant)
-                && (self.next(agent, None).is_some() || !self.undelivered(agent).is_empty())
+                && (!self.turns(agent, None).best.is_empty() || !self.undelivered(agent).is_empty())
             {
                 asked.push((facts.tenant.clone(), agent));
             }
@@ -147,59 +148,75 @@ impl Scheduler {
         }
     }
 
-    /// Puts an agent where it belongs among the listeners.
+    /// Puts an agent where it belongs among those that could take something.
     pub(super) fn relist(&mut self, agent: AgentId) {
         let free = self.board.free_slots(agent) > 0;
+        let held = self.board.count_held(agent);
         let Some(facts) = self.board.roster.get(agent) else { return };
-        self.waiters.list(agent, Some(&facts.capabilities).filter(|_| free));
+        let burden = burden(facts, held);
+        self.waiters.list(agent, Some((&facts.capabilities, burden)).filter(|_| free));
         let Some(live) = self.live.get_mut(&agent) else { return };
         let wanted = (free && live.hearing == Hearing::Listens)
-            .then(|| (live.given, facts.capabilities.clone()));
+            .then(|| ((burden, live.given, agent), facts.capabilities.clone()));
         if wanted == live.listed {
             return;
         }
         let lists = self.listeners.entry(facts.tenant.clone()).or_default();
-        if let Some((given, abilities)) = live.listed.take()
+        if let Some((asker, abilities)) = live.listed.take()
             && let Some(list) = lists.get_mut(&abilities)
         {
-            list.remove(&(given, agent));
+            list.remove(&asker);
             if list.is_empty() {
                 lists.remove(&abilities);
             }
         }
-        if let Some((given, abilities)) = &wanted {
-            lists.entry(abilities.clone()).or_default().insert((*given, agent));
+        if let Some((asker, abilities)) = &wanted {
+            lists.entry(abilities.clone()).or_default().insert(*asker);
         }
         live.listed = wanted;
     }
 
-    /// The least recently served listener with a free slot that a task of a shape fits.
-    pub(super) fn listener(&self, tenant: &TenantId, shape: &Shape) -> Option<AgentId> {
-        if !shape.assignees.is_empty() {
-            let meant = shape.assignees.iter();
-            let agents = meant.filter_map(|who| self.board.roster.assignee(tenant, who));
-            let listed = agents.filter_map(|agent| {
-                let (given, abilities) = self.live.get(&agent)?.listed.as_ref()?;
-                shape.can(abilities).then_some((*given, agent))
-            });
-            return listed.min().map(|(_, agent)| agent);
-        }
-        let lists = self.listeners.get(tenant)?;
-        let able = lists.iter().filter(|(abilities, _)| shape.can(abilities));
-        able.filter_map(|(_, list)| list.first()).min().map(|(_, agent)| *agent)
+    /// The listeners with a free slot that a task fits, the best first.
+    pub(super) fn best_listeners(&self, entry: &Entry) -> Match {
+        let listed = |agent| Some(self.live.get(&agent)?.listed.as_ref()?.0);
+        self.matched(entry, |matcher| match self.meant(entry) {
+            Some(agents) => matcher.of_these(&entry.shape, agents.into_iter().filter_map(listed)),
+            None => match self.listeners.get(&entry.tenant) {
+                Some(listed) => matcher.of_all(&entry.shape, listed),
+                None => Match::default(),
+            },
+        })
     }
 
-    /// The oldest claim on a queue that a task of a shape fits and that has room for it.
-    pub(super) fn claimant(&self, tenant: &TenantId, queue: &str, shape: &Shape) -> Option<u64> {
-        if shape.assignees.is_empty() {
-            return self.waiters.first(tenant, queue, shape);
-        }
-        let meant = shape.assignees.iter();
-        let agents = meant.filter_map(|who| self.board.roster.assignee(tenant, who));
-        let fit = agents.filter(|agent| {
-            let facts = self.board.roster.get(*agent);
-            facts.is_some_and(|facts| facts.tenant == *tenant && shape.can(&facts.capabilities))
-        });
-        fit.filter_map(|agent| self.waiters.first_of(agent, queue)).min()
+    /// The waiting claims on a task's queue that it fits and that have room, the best first.
+    pub(super) fn best_claims(&self, entry: &Entry) -> Match {
+        let listed = |agent| self.waiters.first_of(agent, &entry.queue);
+        self.matched(entry, |matcher| match self.meant(entry) {
+            Some(agents) => matcher.of_these(&entry.shape, agents.into_iter().filter_map(listed)),
+            None => match self.waiters.asking(&entry.tenant, &entry.queue) {
+                Some(listed) => matcher.of_all(&entry.shape, listed),
+                None => Match::default(),
+            },
+        })
+    }
+
+    fn matched(&self, entry: &Entry, choose: impl FnOnce(&Matcher<'_>) -> Match) -> Match {
+        let held = |agent| self.board.count_held(agent);
+        let scoring = self.board.waiting.scoring(&entry.tenant, &entry.queue);
+        choose(&Matcher { roster: &self.board.roster, scoring: &scoring, held: &held })
+    }
+
+    /// The few agents that a task is meant for, where it names them.
+    fn meant(&self, entry: &Entry) -> Option<Vec<AgentId>> {
+        let Shape { assignees, .. } = &*entry.shape;
+        let of_tenant = |agent: &AgentId| {
+            self.board.roster.get(*agent).is_some_and(|facts| facts.tenant == entry.tenant)
+        };
+        let meant = assignees.iter();
+        let agents = meant.filter_map(|who| self.board.roster.assignee(&entry.tenant, who));
+        let mut agents: Vec<AgentId> = agents.filter(of_tenant).collect();
+        agents.sort_unstable();
+        agents.dedup();
+        (!assignees.is_empty()).then_some(agents)
     }
 }

@@ -20,11 +20,14 @@ mod handle;
 #[cfg(test)]
 mod limits;
 mod listeners;
+mod matching;
+mod record;
 mod rules;
 #[cfg(test)]
 mod safety;
 mod share;
 mod trial;
+mod verify;
 mod waiters;
 mod waiting;
 mod why;
@@ -32,6 +35,7 @@ mod why;
 pub use board::QueueDepth;
 pub use handle::{Gauges, SchedulerHandle};
 pub use trial::Trial;
+pub use verify::{DecisionFault, DecisionReport, Decisions, Follower};
 pub use why::Waits;
 
 pub(in crate::process) use self::core::Scheduler;

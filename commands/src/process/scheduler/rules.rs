@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use domain::queue::{
-    KeyExpression, LimitKey, LimitPolicy, QueueEvent, QueueMode, QueuePolicy, QueueState,
+    KeyExpression, LimitKey, LimitPolicy, QueueEvent, QueueMode, QueuePolicy, QueueState, Scoring,
 };
 use domain::values::Priority;
 
 use super::entry::Rank;
 
 /// What holds for a queue.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Rules {
     pub state: QueueState,
     /// Position of the event that led to the state; 0 where none did.
@@ -23,6 +23,7 @@ pub(super) struct Rules {
     pub aging_us: Option<i64>,
     /// Beside the tenant's other queues.
     pub weight: u32,
+    pub scoring: Scoring,
     /// On all that runs of the tenant.
     pub tenant: Option<Limit>,
     /// On all that runs of the queue.
@@ -33,10 +34,10 @@ pub(super) struct Rules {
 }
 
 /// A limit by an expression.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Expression {
     pub text: Arc<str>,
-    pub program: KeyExpression,
+    pub program: Arc<KeyExpression>,
     pub limit: Limit,
 }
 
@@ -89,6 +90,7 @@ impl Rules {
             weights: policy.weights.all(),
             aging_us: policy.aging_ms.and_then(|ms| i64::try_from(ms).ok()).map(|ms| ms * 1_000),
             weight: policy.weight,
+            scoring: policy.scoring,
             tenant: None,
             queue: None,
             key: ONE_AT_A_TIME,
@@ -102,7 +104,7 @@ impl Rules {
                 Ok(LimitKey::ConcurrencyKey) => rules.key = limit,
                 Ok(LimitKey::Expression(program)) => {
                     let text = policy.key.as_str().into();
-                    rules.expressions.push(Expression { text, program, limit });
+                    rules.expressions.push(Expression { text, program: Arc::new(program), limit });
                 }
                 // It was read when the command was checked; a later release may be stricter.
                 Err(why) => tracing::warn!(key = policy.key, why, "a limit is left out"),
@@ -164,7 +166,7 @@ pub(super) enum Standing {
 }
 
 /// What runs of one key, and when the next may begin.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Meter {
     pub running: usize,
     /// The theoretical arrival time of the next one, in microseconds.

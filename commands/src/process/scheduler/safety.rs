@@ -1,17 +1,21 @@
-//! Whatever happens in whatever order: no task in two hands, never more than the slots.
+//! Whatever happens in whatever order: no task in two hands, never more than the slots,
+//! and every decision comes out the same when it is made once more from the log.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::task::{
-    AssignTask, CompleteTask, FailTask, ReleaseTask, RetryPolicy, TaskCommand, TaskEvent,
+    Affinity, AssignTask, CompleteTask, FailTask, Kin, LabelTerm, Preference, ReleaseTask,
+    RetryPolicy, Sticky, TaskCommand, TaskEvent,
 };
+use domain::values::Labels;
 use domain::{AgentId, Event, Json, Status, TaskId};
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::core::{Hand, Pick, Scheduler};
 use super::waiters::{Terms, Waiter};
+use crate::process::tests::decisions::verified;
 use crate::process::tests::memory::{Memory, agent_id, tenant};
 
 const AGENTS: u128 = 3;
@@ -23,6 +27,7 @@ enum Step {
         key: bool,
         depends: bool,
         gpu: bool,
+        affinity: u8,
     },
     Claim {
         agent: u128,
@@ -56,8 +61,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        3 => any::<(bool, bool, bool)>()
-            .prop_map(|(key, depends, gpu)| Step::Submit { key, depends, gpu }),
+        3 => any::<(bool, bool, bool, u8)>()
+            .prop_map(|(key, depends, gpu, affinity)| Step::Submit { key, depends, gpu, affinity }),
         4 => (1..=AGENTS, 1..4usize).prop_map(|(agent, max)| Step::Claim { agent, max }),
         4 => Just(Step::Fold),
         4 => any::<bool>().prop_map(|told| Step::Decide { told }),
@@ -72,9 +77,32 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
+/// None at all for most.
+fn affinity(kind: u8) -> Affinity {
+    let label = || "zone".to_owned();
+    match kind {
+        0..20 => Affinity { apart_from: vec![Kin::Previous], ..Affinity::default() },
+        20..40 => Affinity {
+            sticky: Some(Sticky { to: Kin::Parent, label: None, wait_ms: 1_500 }),
+            ..Affinity::default()
+        },
+        40..60 => Affinity {
+            preferred: vec![Preference { label: label(), values: vec!["1".into()], points: 70 }],
+            max_cost: Some(2),
+            ..Affinity::default()
+        },
+        60..80 => Affinity {
+            excluded: vec![LabelTerm { label: label(), values: vec!["1".into()] }],
+            ..Affinity::default()
+        },
+        _ => Affinity::default(),
+    }
+}
+
 struct World {
     memory: Memory,
     scheduler: Scheduler,
+    session: u64,
     folded: usize,
     submitted: u128,
     under_way: Vec<Pick>,
@@ -89,6 +117,8 @@ impl World {
         for n in 1..=AGENTS {
             memory.agent(n, |new| {
                 new.slots = SLOTS;
+                new.cost = n as u32;
+                new.labels = Labels::Pairs([("zone".into(), (n % 2).to_string())].into());
                 new.capabilities = if n == 1 { vec!["gpu".into()] } else { vec![] };
             });
             let ready = domain::agent::AgentCommand::MarkReady(Default::default());
@@ -96,7 +126,8 @@ impl World {
         }
         Self {
             memory,
-            scheduler: Scheduler::default(),
+            scheduler: Scheduler::under(1),
+            session: 1,
             folded: 0,
             submitted: 0,
             under_way: vec![],
@@ -113,7 +144,7 @@ impl World {
         self.scheduler.advance(self.memory.clock.now());
         for (tenant, task) in self.scheduler.board.take_lookups(100) {
             if self.memory.story(task.0).contains(&"completed".to_owned()) {
-                self.scheduler.board.dependency_done(&tenant, task);
+                self.scheduler.found_done(&tenant, task);
             }
         }
         self.serve();
@@ -159,11 +190,16 @@ impl World {
     fn take(&mut self, step: Step) {
         let nth_held = |world: &Self, nth: usize| world.held().get(nth).copied();
         match step {
-            Step::Submit { key, depends, gpu } => {
+            Step::Submit { key, depends, gpu, affinity: kind } => {
                 self.submitted += 1;
                 let n = self.submitted;
                 self.memory.task(n, |new| {
                     new.concurrency_key = key.then(|| "k".into());
+                    // Only one agent can do the others: what keeps it away would do so for ever.
+                    new.affinity = if gpu { Affinity::default() } else { affinity(kind) };
+                    if kind % 2 == 1 && n > 1 {
+                        new.parent_id = Some(TaskId::nth(n - 1));
+                    }
                     new.capabilities = if gpu { vec!["gpu".into()] } else { vec![] };
                     let retry =
                         RetryPolicy { max_attempts: 100, backoff_ms: 0, ..RetryPolicy::default() };
@@ -259,7 +295,8 @@ impl World {
                     }
                 }
                 self.claims.clear();
-                self.scheduler = Scheduler::default();
+                self.session += 1;
+                self.scheduler = Scheduler::under(self.session);
                 self.folded = 0;
                 self.fold();
             }
@@ -319,5 +356,9 @@ proptest! {
             let story = world.memory.story(TaskId::nth(n).0);
             prop_assert_eq!(story.last().map(String::as_str), Some("completed"), "task {}", n);
         }
+        let report = verified(&world.memory.events());
+        prop_assert_eq!(&report.faults, &vec![]);
+        // Only what a crash took along cannot be known.
+        prop_assert!(world.session > 1 || report.identical == report.decisions, "{:?}", report);
     }
 }

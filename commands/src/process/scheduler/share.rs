@@ -24,6 +24,13 @@ pub(super) struct Tag {
     own: u64,
 }
 
+impl Tag {
+    /// The pass itself, for the record.
+    pub fn pass(self) -> i64 {
+        i64::try_from(self.pass).unwrap_or(i64::MAX)
+    }
+}
+
 /// The pass that classes which share have reached.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct VirtualTime(u64);

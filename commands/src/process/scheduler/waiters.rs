@@ -6,7 +6,7 @@ use domain::task::Assignment;
 use domain::{AgentId, TenantId};
 use tokio::sync::oneshot;
 
-use super::entry::Shape;
+use super::matching::{Asker, Listed};
 use crate::process::roster::Abilities;
 
 /// Waiting claims at most, in all.
@@ -38,16 +38,16 @@ struct Claim {
     /// It has all it asked for and is about to be answered.
     full: bool,
     /// Where it stands in the index, if it could take something.
-    listed: Option<Abilities>,
+    listed: Option<(Abilities, u64)>,
 }
 
-/// All of them, by age and by agent; those that could take something also by queue and
-/// by what their agents can do.
+/// All of them, by age and by agent; those that could take something also by queue, as
+/// askers.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     last: u64,
     all: BTreeMap<u64, Claim>,
-    by_queue: BTreeMap<TenantId, BTreeMap<String, BTreeMap<Abilities, BTreeSet<u64>>>>,
+    by_queue: BTreeMap<TenantId, BTreeMap<String, Listed>>,
     by_agent: HashMap<AgentId, BTreeSet<u64>>,
 }
 
@@ -88,26 +88,29 @@ impl Waiters {
         self.list_claim(id, None);
     }
 
-    /// Lists the claims of an agent by what it can do, or no more where it can take nothing.
-    pub fn list(&mut self, agent: AgentId, abilities: Option<&Abilities>) {
+    /// Lists the claims of an agent by what it can do and its burden, or no more where it
+    /// can take nothing.
+    pub fn list(&mut self, agent: AgentId, as_what: Option<(&Abilities, u64)>) {
         for id in self.of_agent(agent) {
             let open = self.all.get(&id).is_some_and(|claim| !claim.full);
-            self.list_claim(id, abilities.filter(|_| open));
+            self.list_claim(id, as_what.filter(|_| open));
         }
     }
 
-    fn list_claim(&mut self, id: u64, abilities: Option<&Abilities>) {
+    fn list_claim(&mut self, id: u64, as_what: Option<(&Abilities, u64)>) {
         let Some(claim) = self.all.get_mut(&id) else { return };
-        if claim.listed.as_ref() == abilities {
+        let listed = claim.listed.as_ref().map(|(abilities, burden)| (abilities, *burden));
+        if listed == as_what {
             return;
         }
+        let agent = claim.waiter.agent;
         let (tenant, queue) = (&claim.waiter.tenant, &claim.waiter.queue);
-        if let Some(old) = claim.listed.take()
+        if let Some((old, burden)) = claim.listed.take()
             && let Some(queues) = self.by_queue.get_mut(tenant)
             && let Some(of_queue) = queues.get_mut(queue)
         {
             if let Some(ids) = of_queue.get_mut(&old) {
-                ids.remove(&id);
+                ids.remove(&(burden, id, agent));
                 if ids.is_empty() {
                     of_queue.remove(&old);
                 }
@@ -119,28 +122,26 @@ impl Waiters {
                 self.by_queue.remove(tenant);
             }
         }
-        if let Some(new) = abilities {
+        if let Some((new, burden)) = as_what {
             let queues = self.by_queue.entry(tenant.clone()).or_default();
             let of_queue = queues.entry(queue.clone()).or_default();
-            of_queue.entry(new.clone()).or_default().insert(id);
-            claim.listed = Some(new.clone());
+            of_queue.entry(new.clone()).or_default().insert((burden, id, agent));
+            claim.listed = Some((new.clone(), burden));
         }
     }
 
-    /// The oldest listed claim on a queue whose agent can do what a shape asks for.
-    pub fn first(&self, tenant: &TenantId, queue: &str, shape: &Shape) -> Option<u64> {
-        let of_queue = self.by_queue.get(tenant)?.get(queue)?;
-        let able = of_queue.iter().filter(|(abilities, _)| shape.can(abilities));
-        able.filter_map(|(_, ids)| ids.first().copied()).min()
+    /// The claims on a queue that could take something.
+    pub fn asking(&self, tenant: &TenantId, queue: &str) -> Option<&Listed> {
+        self.by_queue.get(tenant)?.get(queue)
     }
 
     /// The oldest listed claim of an agent on a queue.
-    pub fn first_of(&self, agent: AgentId, queue: &str) -> Option<u64> {
+    pub fn first_of(&self, agent: AgentId, queue: &str) -> Option<Asker> {
         let ids = self.by_agent.get(&agent)?;
-        let listed = |id: &u64| {
-            self.all.get(id).is_some_and(|c| c.listed.is_some() && c.waiter.queue == queue)
-        };
-        ids.iter().copied().find(listed)
+        ids.iter().find_map(|id| {
+            let claim = self.all.get(id).filter(|claim| claim.waiter.queue == queue)?;
+            Some((claim.listed.as_ref()?.1, *id, agent))
+        })
     }
 
     /// The claims of an agent, oldest first.

@@ -13,11 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domain::queue::{QueueEvent, QueueMode};
+use domain::queue::{QueueEvent, QueueMode, Scoring};
+use domain::task::{Candidate, MAX_CANDIDATES, Rejected};
 use domain::{AgentId, TaskId, TenantId};
 
-use super::entry::{Entry, Rank, Shape};
+use super::entry::{Entry, Rank};
 use super::groups::{GateId, Groups};
+use super::matching::Shape;
 use super::rules::{Limit, Meter, Rules, Standing};
 use super::share::{Served, VirtualTime};
 use crate::process::roster::AgentFacts;
@@ -28,7 +30,7 @@ pub(super) type Lane = BTreeSet<Place>;
 pub(super) type QueueId = (TenantId, Arc<str>);
 
 /// Everything that waits in a queue, and what holds for it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Queue {
     pub rules: Rules,
     pub lanes: BTreeMap<Arc<Shape>, Lane>,
@@ -39,7 +41,7 @@ pub(super) struct Queue {
     served: Served,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Tenant {
     queues: BTreeMap<Arc<str>, Queue>,
     meter: Meter,
@@ -54,6 +56,25 @@ pub(super) struct Next {
     pub rank: Rank,
     /// The urgency that it counts as.
     pub level: usize,
+    /// Its turn, for the record: the most comes first.
+    pub score: i64,
+}
+
+/// What an agent could be given, the next first.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    pub best: Vec<Next>,
+    /// Tasks at the head of a lane, or behind one, that fit.
+    pub of: usize,
+    /// Tasks that do not.
+    pub rejected: Rejected,
+}
+
+impl Turns {
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |next: &Next| Candidate { id: next.rank.task.0, score: next.score };
+        self.best.iter().map(candidate).collect()
+    }
 }
 
 /// Why a queue gives nothing out.
@@ -65,7 +86,7 @@ pub(super) enum Closed {
     Tenant(Standing),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Waiting {
     tenants: BTreeMap<TenantId, Tenant>,
     groups: Groups,
@@ -102,7 +123,7 @@ impl Waiting {
         self.fresh.remove(&rank);
         let queue = queue_of(&mut self.tenants, &entry.tenant, &entry.queue);
         if queue.parked.remove(&rank) {
-            return self.tidy(&entry.tenant, &entry.queue);
+            return;
         }
         let gates = entry.gates();
         if gates.is_empty() {
@@ -116,7 +137,6 @@ impl Waiting {
             let group = self.groups.remove(entry, gates, rank);
             self.groups.refresh(&group, queue, self.now, &mut self.fresh);
         }
-        self.tidy(&entry.tenant, &entry.queue);
     }
 
     /// A task is in somebody's hands, or on the way there, since `at`.
@@ -179,7 +199,6 @@ impl Waiting {
         for gate in gates {
             self.regroup(&gate);
         }
-        self.tidy(&entry.tenant, &entry.queue);
     }
 
     /// Folds what was decided about a queue; the tasks that it names must be inserted anew.
@@ -220,24 +239,39 @@ impl Waiting {
         queue.into_iter().chain(self.groups.next_due()).min()
     }
 
-    /// The next task for an agent, of one queue or of any.
-    pub fn next(&self, id: AgentId, agent: &AgentFacts, queue: Option<&str>) -> Option<Next> {
-        let tenant = self.tenants.get(&agent.tenant)?;
+    /// The next tasks for an agent, of one queue or of any.
+    pub fn turns(&self, id: AgentId, agent: &AgentFacts, queue: Option<&str>) -> Turns {
+        let mut turns = Turns::default();
+        let Some(tenant) = self.tenants.get(&agent.tenant) else { return turns };
         if let Some(name) = queue {
-            let queue = tenant.queues.get(name)?;
-            return self.is_open(tenant, queue).is_ok().then(|| queue.next(id, agent, self.now))?;
+            let Some(queue) = tenant.queues.get(name) else { return turns };
+            if self.is_open(tenant, queue).is_ok() {
+                queue.turns(id, agent, self.now, &mut turns);
+            }
+            return turns;
         }
-        let open = tenant.queues.values().filter(|queue| !queue.lanes.is_empty());
-        let open = open.filter_map(|queue| {
-            let below = self.is_open(tenant, queue).ok()?;
-            let next = queue.next(id, agent, self.now)?;
-            // Those below their guarantee first, then by share, then by age.
-            Some((
-                (!below, tenant.time.tag(queue.served, queue.rules.weight), next.level, next.rank),
-                next,
-            ))
-        });
-        open.min_by_key(|(order, _)| *order).map(|(_, next)| next)
+        // The first of each queue: those below their guarantee, then by share, then by age.
+        let mut firsts = Vec::new();
+        for queue in tenant.queues.values().filter(|queue| !queue.lanes.is_empty()) {
+            let Ok(below) = self.is_open(tenant, queue) else { continue };
+            let mut of_queue = Turns { best: vec![], ..turns };
+            queue.turns(id, agent, self.now, &mut of_queue);
+            if let Some(next) = of_queue.best.first() {
+                let tag = tenant.time.tag(queue.served, queue.rules.weight);
+                let score = if below { 0 } else { -tag.pass() };
+                let next = Next { score, ..*next };
+                firsts.push(((!below, tag, next.level, next.rank), next));
+            }
+            turns = Turns { best: vec![], ..of_queue };
+        }
+        firsts.sort_unstable_by_key(|(order, _)| *order);
+        turns.best.extend(firsts.into_iter().take(MAX_CANDIDATES).map(|(_, next)| next));
+        turns
+    }
+
+    /// How much each thing counts where several agents could have a task of a queue.
+    pub fn scoring(&self, tenant: &TenantId, name: &str) -> Scoring {
+        self.queue(tenant, name).map_or_else(Scoring::default, |queue| queue.rules.scoring)
     }
 
     /// Whether a task stands in a lane of a queue that gives out.
@@ -333,8 +367,10 @@ impl Waiting {
         self.groups.tidy(gate, self.now);
     }
 
-    /// Forgets a queue of which nothing is left.
-    fn tidy(&mut self, tenant: &TenantId, name: &str) {
+    /// Forgets a queue that has no open task any more, and with it what it has had of its
+    /// tenant's time. Not by what waits just now: that depends on the moment at which one
+    /// looks, and a decision must follow from the log.
+    pub fn tidy(&mut self, tenant: &TenantId, name: &str) {
         let Some(of_tenant) = self.tenants.get_mut(tenant) else { return };
         let Some(queue) = of_tenant.queues.get(name) else { return };
         let empty = queue.lanes.is_empty() && queue.parked.is_empty() && queue.meter.running == 0;
@@ -359,6 +395,17 @@ struct Order {
     rank: Rank,
 }
 
+impl Order {
+    fn next(self) -> Next {
+        let score = match self {
+            Self { tier: 0, .. } => 0,
+            Self { share: Some(tag), .. } => -tag.pass(),
+            Self { level, .. } => -(level as i64),
+        };
+        Next { rank: self.rank, level: self.level, score }
+    }
+}
+
 impl Queue {
     fn order(&self, (tier, rank): Place, now: i64) -> Order {
         let level = self.rules.level(&rank, now);
@@ -372,11 +419,23 @@ impl Queue {
     }
 
     /// The best of the heads of all lanes that fit.
-    fn next(&self, id: AgentId, agent: &AgentFacts, now: i64) -> Option<Next> {
-        let lanes = self.lanes.iter().filter(|(shape, _)| shape.fits(id, agent));
-        let places = lanes.flat_map(|(_, lane)| heads(lane));
-        let best = places.map(|place| self.order(place, now)).min()?;
-        Some(Next { rank: best.rank, level: best.level })
+    fn turns(&self, id: AgentId, agent: &AgentFacts, now: i64, turns: &mut Turns) {
+        let mut best: Vec<Order> = Vec::with_capacity(MAX_CANDIDATES + 1);
+        for (shape, lane) in &self.lanes {
+            if let Err(why) = shape.judge(id, agent) {
+                turns.rejected.add(why, lane.len());
+                continue;
+            }
+            turns.of += lane.len();
+            for order in heads(lane).map(|place| self.order(place, now)) {
+                let at = best.partition_point(|known| *known <= order);
+                if at < MAX_CANDIDATES {
+                    best.truncate(MAX_CANDIDATES - 1);
+                    best.insert(at, order);
+                }
+            }
+        }
+        turns.best.extend(best.into_iter().map(Order::next));
     }
 }
 

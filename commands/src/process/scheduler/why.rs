@@ -1,12 +1,15 @@
 //! Why a task waits, from the same state that decides.
 
+use domain::capability::Need;
 use domain::queue::QueueState;
+use domain::task::Rejected;
 use domain::{AgentId, TaskId, TenantId, Timestamp};
 use uuid::Uuid;
 
 use super::core::Scheduler;
 use super::entry::{Entry, Place};
 use super::groups::GateId;
+use super::matching::Near;
 use super::rules::{Limit, Standing};
 use super::waiting::Closed;
 
@@ -79,6 +82,7 @@ impl Scheduler {
             Place::Waiting => {
                 self.of_the_queue(entry, &mut reasons);
                 self.of_its_keys(task, entry, &mut reasons);
+                reasons.extend(sticky(entry));
                 if let Some(waits) = self.of_the_agents(entry, reasons.is_empty()) {
                     reasons.push(waits);
                 }
@@ -172,7 +176,16 @@ impl Scheduler {
     /// always an answer.
     fn of_the_agents(&self, entry: &Entry, alone: bool) -> Option<Waits> {
         let of_tenant = self.board.roster.iter().filter(|(_, a)| a.tenant == entry.tenant);
-        let able: Vec<_> = of_tenant.filter(|(id, agent)| entry.shape.fits(*id, agent)).collect();
+        let mut rejected = Rejected::default();
+        let able: Vec<_> = of_tenant
+            .filter(|(id, agent)| match entry.shape.judge(*id, agent) {
+                Ok(()) => true,
+                Err(why) => {
+                    rejected.add(why, 1);
+                    false
+                }
+            })
+            .collect();
         let up = |id: AgentId| {
             self.board.roster.get(id).is_some_and(|a| a.state.takes_work() || a.can_be_revived())
         };
@@ -180,7 +193,7 @@ impl Scheduler {
         let needs = needs(entry);
         if ready.is_empty() {
             let message = match able.len() {
-                0 => format!("no agent is there{needs}"),
+                0 => format!("no agent is there{needs}{}", against(&rejected)),
                 some => format!("none of the {some} agents{needs} takes work now"),
             };
             let release = format!("an agent{needs} that takes work");
@@ -231,6 +244,19 @@ fn held(entry: &Entry, agent: AgentId) -> Waits {
     waits.about([agent.0]).caused_by(entry.cause)
 }
 
+/// It waits for an agent that knows the matter.
+fn sticky(entry: &Entry) -> Option<Waits> {
+    let near = entry.shape.near.as_ref().filter(|_| entry.shape.waits)?;
+    let until = entry.sticks_until().and_then(Timestamp::from_timestamp_micros);
+    let (who, ids) = match near {
+        Near::Agent(agent) => (format!("agent {agent}"), vec![agent.0]),
+        Near::Label(label, value) => (format!("an agent with {label} = {value}"), vec![]),
+    };
+    let message = format!("it is sticky and waits for {who}");
+    let waits = Waits::new("sticky", message, format!("{who} having room, or time"));
+    Some(waits.until(until).about(ids).caused_by(entry.cause))
+}
+
 fn timed(entry: &Entry, now: Timestamp, reasons: &mut Vec<Waits>) {
     if let Some(at) = entry.run_at.filter(|at| *at > now) {
         let message = format!("it is not to run before {}", stamp(at));
@@ -245,6 +271,26 @@ fn timed(entry: &Entry, now: Timestamp, reasons: &mut Vec<Waits>) {
     }
 }
 
+/// `: 2 by label, 1 by cost`, for people; empty where nothing but capability spoke against
+/// them, which is said already.
+fn against(rejected: &Rejected) -> String {
+    let Rejected { capability, assignee, label, cost, apart, sticky } = *rejected;
+    let all = [
+        ("capability", capability),
+        ("assignee", assignee),
+        ("label", label),
+        ("cost", cost),
+        ("being kept apart", apart),
+        ("being sticky", sticky),
+    ];
+    let said = all.iter().filter(|(_, many)| *many > 0);
+    let said: Vec<String> = said.map(|(by, many)| format!("{many} by {by}")).collect();
+    match said.as_slice() {
+        [] => String::new(),
+        some => format!("; passed over: {}", some.join(", ")),
+    }
+}
+
 /// ` that can …`, for people; empty when anybody can.
 fn needs(entry: &Entry) -> String {
     let shape = &entry.shape;
@@ -253,7 +299,8 @@ fn needs(entry: &Entry) -> String {
         text = format!(" among {}", shape.assignees.join(", "));
     }
     if !shape.capabilities.is_empty() {
-        text = format!("{text} that can {}", shape.capabilities.join(", "));
+        let needs: Vec<&str> = shape.capabilities.iter().map(Need::as_str).collect();
+        text = format!("{text} that can {}", needs.join(", "));
     }
     text
 }

@@ -348,6 +348,11 @@ impl Wire {
         self.0.lock().pushed.clone()
     }
 
+    /// What was pushed since the last call.
+    pub fn take_pushed(&self) -> Vec<(AgentId, Assignment)> {
+        std::mem::take(&mut self.0.lock().pushed)
+    }
+
     pub fn words(&self) -> Vec<(AgentId, &'static str)> {
         self.0.lock().words.clone()
     }

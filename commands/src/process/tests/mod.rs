@@ -1,6 +1,8 @@
 //! Given events, then commands; and the runner against a log in memory that decides
 //! with the real aggregates.
 
+pub mod decisions;
+mod matching;
 pub mod memory;
 mod operations;
 mod pure;

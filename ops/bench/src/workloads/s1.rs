@@ -178,6 +178,7 @@ impl Fleet {
             lease_expires_at: self.now() + Duration::from_secs(30),
             queue: QUEUE.into(),
             reason: to.reason.clone(),
+            decision: to.decision.clone(),
         });
         Ok(self.recorded(command.stream_id, 2, &Event::Task(event), &command.actor))
     }

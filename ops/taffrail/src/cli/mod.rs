@@ -20,6 +20,7 @@ mod out;
 mod progress;
 mod queue;
 mod rebuild;
+mod replay;
 mod schedule;
 mod sidecar;
 mod submit;
@@ -153,6 +154,9 @@ pub enum ClientVerb {
     Audit(audit::AuditArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
+    /// Go through the log again
+    #[command(subcommand)]
+    Replay(replay::ReplayVerb),
     /// The version of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -214,6 +218,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
+        ClientVerb::Replay(verb) => replay::run(app, verb).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {
             let mut script = Vec::new();

@@ -87,13 +87,41 @@ async fn wait(
     id: Uuid,
     within: Option<Duration>,
 ) -> Result<(), Failure> {
+    let operation = awaited(app, client, id, within).await?;
+    show(app, &operation)?;
+    well_ended(&operation)
+}
+
+/// The operation that a request led to, once it has ended well.
+pub async fn ended(
+    app: &App,
+    client: &Client,
+    answer: &Value,
+    within: Option<Duration>,
+) -> Result<Value, Failure> {
+    let id = answer["operation_id"].as_str().and_then(|id| id.parse().ok());
+    let id = id.ok_or_else(|| Failure::BadEnd("the server named no operation".into()))?;
+    let operation = awaited(app, client, id, within).await?;
+    well_ended(&operation)?;
+    Ok(operation)
+}
+
+async fn awaited(
+    app: &App,
+    client: &Client,
+    id: Uuid,
+    within: Option<Duration>,
+) -> Result<Value, Failure> {
     let bar = progress::spinner(&app.out, format!("operation {id}"));
     let ended =
         client.wait_operation(id, within, |operation| progress::follow(&bar, operation)).await;
     bar.finish_and_clear();
-    let operation = ended?;
-    show(app, &operation)?;
-    match text(&operation, "state").as_str() {
+    Ok(ended?)
+}
+
+fn well_ended(operation: &Value) -> Result<(), Failure> {
+    let id = text(operation, "id");
+    match text(operation, "state").as_str() {
         "succeeded" => Ok(()),
         state => {
             let detail = operation.pointer("/problem/detail").and_then(Value::as_str);

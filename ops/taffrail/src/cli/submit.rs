@@ -78,6 +78,27 @@ pub struct SubmitArgs {
     /// What it is to bring about; may be given several times
     #[arg(long = "deliverable", value_name = "TEXT")]
     pub deliverables: Vec<String>,
+    /// An agent must have this label, NAME or NAME=VALUE[,VALUE…]; may be given several times
+    #[arg(long = "require", value_name = "LABEL")]
+    pub require: Vec<String>,
+    /// No agent that has this label; may be given several times
+    #[arg(long = "exclude", value_name = "LABEL")]
+    pub exclude: Vec<String>,
+    /// Points for agents that have this label, LABEL:POINTS; may be given several times
+    #[arg(long = "prefer", value_name = "LABEL:POINTS")]
+    pub prefer: Vec<String>,
+    /// Back to the agent of the parent, or of the attempt before: parent or previous
+    #[arg(long, value_name = "WHOM")]
+    pub sticky_to: Option<String>,
+    /// How long it waits for that agent before any other may have it, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "sticky_to")]
+    pub sticky_wait: Option<Duration>,
+    /// Never to the agent of the parent, or of the attempt before: parent or previous
+    #[arg(long = "apart-from", value_name = "WHOM")]
+    pub apart_from: Vec<String>,
+    /// No agent that costs more
+    #[arg(long, value_name = "N")]
+    pub max_cost: Option<u32>,
     /// The same key again is the same task, for ever
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
@@ -122,6 +143,7 @@ impl SubmitArgs {
         set("estimate_ms", json!(self.estimate.map(|estimate| estimate.as_millis() as u64)));
         set("acceptance_criteria", json!(self.acceptance_criteria));
         set("deliverables", json!(self.deliverables));
+        set("affinity", self.affinity()?);
         set("triage", if self.triage { json!(true) } else { Value::Null });
         if let Some(payload) = &self.payload {
             set("payload", read_payload(payload)?);
@@ -134,6 +156,57 @@ impl SubmitArgs {
         }
         Ok(Value::Object(body))
     }
+}
+
+impl SubmitArgs {
+    fn affinity(&self) -> Result<Value, Failure> {
+        let terms = |labels: &[String]| labels.iter().map(|text| term(text)).collect::<Vec<_>>();
+        let sticky = self.sticky_to.as_ref().map(|to| {
+            let wait_ms = self.sticky_wait.unwrap_or_default().as_millis() as u64;
+            json!({ "to": to, "wait_ms": wait_ms })
+        });
+        let preferred: Result<Vec<Value>, Failure> =
+            self.prefer.iter().map(|text| preference(text)).collect();
+        let fields = [
+            ("required", json!(terms(&self.require))),
+            ("excluded", json!(terms(&self.exclude))),
+            ("preferred", json!(preferred?)),
+            ("sticky", json!(sticky)),
+            ("apart_from", json!(self.apart_from)),
+            ("max_cost", json!(self.max_cost)),
+        ];
+        let given =
+            |value: &Value| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty());
+        let given: Map<String, Value> = fields
+            .into_iter()
+            .filter(|(_, value)| given(value))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Ok(if given.is_empty() { Value::Null } else { Value::Object(given) })
+    }
+}
+
+/// `NAME` or `NAME=VALUE[,VALUE…]`.
+fn term(text: &str) -> Value {
+    match text.split_once('=') {
+        Some((label, values)) => {
+            json!({ "label": label, "in": values.split(',').collect::<Vec<_>>() })
+        }
+        None => json!({ "label": text }),
+    }
+}
+
+/// The same with `:POINTS` behind it.
+fn preference(text: &str) -> Result<Value, Failure> {
+    let split = text
+        .rsplit_once(':')
+        .and_then(|(label, points)| Some((label, points.parse::<i32>().ok()?)));
+    let Some((label, points)) = split else {
+        return Err(Failure::Usage(format!("--prefer takes LABEL:POINTS, not `{text}`")));
+    };
+    let mut preference = term(label);
+    preference["points"] = json!(points);
+    Ok(preference)
 }
 
 fn attachments(given: &[String]) -> Result<Value, Failure> {

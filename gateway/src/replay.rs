@@ -1,0 +1,42 @@
+//! What is done with the whole log.
+
+use axum::extract::State;
+use commands::CommandEnvelope;
+use domain::operation::{AcceptOperation, OperationCommand, Resource};
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::body::JsonBytes;
+use crate::change::Call;
+use crate::error::ApiResult;
+use crate::openapi::{Accepted, Refused};
+use crate::operation::{Work, accept};
+
+/// What a check may be told; nothing yet.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {}
+
+/// Makes every decision of the scheduler once more from the log, and compares: 202. The
+/// operation's result counts `decisions`, `identical`, `unknown` and `different`, and
+/// names the `faults` by position.
+#[utoipa::path(post, path = "/replay/verify-decisions", tag = "operations", responses(
+    (status = 202, response = Accepted),
+    (status = "4XX", response = Refused),
+))]
+pub async fn verify_decisions(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
+    let Check {} = body.parse()?;
+    let kind = "decisions.verify";
+    let resource = Resource { kind: "log".into(), id: "decisions".into() };
+    let input = domain::Json::of(&serde_json::json!({ "tenant": call.caller.tenant }));
+    let asked = OperationCommand::Accept(AcceptOperation {
+        kind: kind.into(),
+        resource: resource.clone(),
+        command: None,
+        input: input.clone(),
+    });
+    let (command_id, _) = call.command_id(&app);
+    let fingerprint = CommandEnvelope::fingerprint_of(&asked.into(), None);
+    let work = Work { kind: kind.into(), resource, command: None, input, fingerprint };
+    accept(&app, &call, command_id, work).await
+}
