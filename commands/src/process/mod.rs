@@ -18,6 +18,7 @@ mod runner;
 mod scheduler;
 mod schedules;
 mod source;
+mod subtasks;
 #[cfg(test)]
 mod tests;
 mod watchdog;
@@ -34,6 +35,7 @@ pub use runner::{Managers, ManagersConfig};
 pub use scheduler::{Gauges, QueueDepth, SchedulerHandle, Trial, Waits};
 pub use schedules::Schedules;
 pub use source::Source;
+pub use subtasks::Subtasks;
 pub use watchdog::Watchdog;
 
 use crate::CommandEnvelope;

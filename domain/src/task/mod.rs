@@ -11,12 +11,16 @@
 mod aggregate;
 mod assignment;
 mod command;
+mod dependency;
 mod event;
+mod links;
 mod state;
 mod upcast;
 
 pub use aggregate::{Lease, Task};
 pub use assignment::*;
 pub use command::*;
+pub use dependency::*;
 pub use event::*;
+pub use links::*;
 pub use state::TaskState;

@@ -26,6 +26,7 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Task, "submit assign ~expire_lease assign fail! requeue cancel archive"),
     (StreamType::Task, "submit assign complete archive"),
     (StreamType::Task, "submit due ~mark_overdue cancel"),
+    (StreamType::Task, "submit ~escalate assign start block ~escalate cancel"),
     (
         StreamType::Task,
         "submit assign start fail assign start fail assign start fail requeue assign fail! discard",
@@ -127,6 +128,10 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
         }
         (StreamType::Task, "assign" | "reassign") => agent,
         (StreamType::Task, "block") => format!(r#""reason":"{word}""#),
+        (StreamType::Task, "escalate") => format!(
+            r#""since":"2026-01-01T00:00:0{token}Z","due_at":"2026-01-01T00:00:0{n}Z",
+            "path":["0192f0c0-0000-7000-8000-00000000000{n}"]"#
+        ),
         (
             StreamType::Task,
             "start" | "progress" | "complete" | "fail" | "extend" | "release" | "expire_lease",
@@ -193,6 +198,7 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             "labels":{"zone":"eu","team":"film"},"assignees":["ada"],
             "parent_id":"0192f0c0-0000-7000-8000-0000000000aa",
             "depends_on":["0192f0c0-0000-7000-8000-0000000000ab"],
+            "dependency":{"need":"any","on":"end"},
             "due_at":"2026-06-01T12:00:00Z","run_at":"2026-01-01T00:00:00.5Z",
             "concurrency_key":"film-7","estimate_ms":90000,
             "attachments":[{"name":"script","url":"s3://b/script","media_type":"text/plain"}],
@@ -211,6 +217,8 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Task, "fail") => r#""error":{"exit":137},"class":"net","retry_after_ms":1500"#,
         (StreamType::Task, "extend") => r#""lease_ms":90000"#,
         (StreamType::Task, "block") => r#""lifted_by":["test"]"#,
+        (StreamType::Task, "cancel") => r#""reason":"so it was decided","cascade":false"#,
+        (StreamType::Task, "escalate") => r#""head_state":"review""#,
         (StreamType::Task, "start" | "expire_lease") => "",
         (StreamType::Task, "requeue") => r#""reason":"mended","changes":{"priority":"high"}"#,
         (StreamType::Agent, "register") => {
@@ -258,7 +266,7 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Task, "complete" | "submit_for_review") => r#""result":[[[]],{},"\u2028"]"#,
         (StreamType::Task, "fail") => r#""error":"line 1\nline 2\ttab","class":"""#,
         (StreamType::Task, "extend") => r#""lease_ms":1000"#,
-        (StreamType::Task, "start" | "block" | "expire_lease") => "",
+        (StreamType::Task, "start" | "block" | "expire_lease" | "escalate") => "",
         (StreamType::Agent, "register") => r#""profile":"small","labels":{},"memory_context":"""#,
         (StreamType::Agent, "update") => r#""capabilities":[],"memory_context":"\u2028\n""#,
         (StreamType::Operation, "accept") => r#""input":[18446744073709551617]"#,

@@ -48,7 +48,7 @@ fn codes_with(
     open: Vec<TaskId>,
 ) -> Vec<String> {
     let now = "2026-01-01T12:00:00Z".parse().expect("a time");
-    let facts = Facts { now, retry_at, open, agents };
+    let facts = Facts { now, retry_at, open, lost: vec![], agents };
     reasons(task, &facts).into_iter().map(|reason| reason.code).collect()
 }
 

@@ -2,7 +2,7 @@
 //! go out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::agent::AgentEvent;
 use domain::task::{
@@ -14,6 +14,7 @@ use super::board::Board;
 use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
 use super::rules::level_name;
+use super::stuck::Watches;
 use super::waiters::{Terms, Waiter, Waiters};
 use super::waiting::{Next, QueueId};
 use crate::CommandEnvelope;
@@ -95,6 +96,13 @@ pub(in crate::process) struct Scheduler {
 }
 
 impl Scheduler {
+    /// A scheduler that has what stands still for so long escalated.
+    pub fn new(escalate_after: Option<Duration>) -> Self {
+        let mut scheduler = Self::default();
+        scheduler.board.watches = Watches::new(escalate_after);
+        scheduler
+    }
+
     pub fn apply(&mut self, event: &Recorded) {
         if let Some(agent) = agent_of(&event.actor) {
             self.spoke(agent);

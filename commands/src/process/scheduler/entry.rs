@@ -7,6 +7,7 @@ use domain::values::Priority;
 use domain::{AgentId, Json, Recorded, TaskId, TenantId, Timestamp};
 
 use super::groups::GateId;
+use super::needs::{Needs, Standing};
 use crate::process::roster::AgentFacts;
 
 /// A payload up to this size stays in memory; a larger one is read from the log when
@@ -92,8 +93,11 @@ pub(super) struct Entry {
     pub state: TaskState,
     pub run_at: Option<Timestamp>,
     pub retry_at: Option<Timestamp>,
-    /// Dependencies that are not done yet.
-    pub missing: Vec<TaskId>,
+    /// Other tasks that it waits for.
+    pub needs: Option<Box<Needs>>,
+    /// The event that brought it into its state, and when that was, in microseconds.
+    pub stands_cause: u64,
+    pub stands_since: i64,
     pub tokens: u64,
     pub attempt: u32,
     pub lease: Option<Lease>,
@@ -135,9 +139,6 @@ pub(super) enum Place {
 
 impl Entry {
     pub fn submitted(event: &Recorded, new: &TaskSubmitted) -> Self {
-        let mut missing = new.depends_on.clone();
-        missing.sort_unstable();
-        missing.dedup();
         Self {
             tenant: event.tenant.clone(),
             position: event.position,
@@ -159,7 +160,9 @@ impl Entry {
             state: if new.triage { TaskState::Inbox } else { TaskState::Queued },
             run_at: new.run_at,
             retry_at: None,
-            missing,
+            needs: None,
+            stands_cause: event.position,
+            stands_since: event.recorded_at.timestamp_micros(),
             tokens: 0,
             attempt: 0,
             lease: None,
@@ -174,6 +177,7 @@ impl Entry {
     /// Folds an event that is not its submission.
     pub fn apply(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
         use TaskEvent as E;
+        let before = self.state;
         self.cause = event.position;
         self.version = event.version;
         self.begun_with_claim = matches!(happened, E::Started(_)) && &*event.actor == scheduler;
@@ -249,7 +253,12 @@ impl Entry {
             | E::Progressed(_)
             | E::Approved(_)
             | E::Archived(_)
+            | E::Escalated(_)
             | E::Overdue(_) => {}
+        }
+        if self.state != before {
+            self.stands_cause = event.position;
+            self.stands_since = event.recorded_at.timestamp_micros();
         }
     }
 
@@ -257,6 +266,12 @@ impl Entry {
         self.state = state;
         self.lease = None;
         self.delivered = false;
+    }
+
+    /// How it stands for those who wait for it.
+    pub fn standing(&self) -> Standing {
+        let (cause, at) = (self.stands_cause, self.stands_since);
+        Standing { state: self.state, archived: false, cause, at }
     }
 
     /// The agent whose slot it takes.
@@ -272,7 +287,7 @@ impl Entry {
         if self.state != TaskState::Queued {
             return Place::Nowhere;
         }
-        if !self.missing.is_empty() {
+        if self.needs.is_some() {
             return Place::Dependent;
         }
         match self.not_before() {

@@ -20,10 +20,14 @@ mod handle;
 #[cfg(test)]
 mod limits;
 mod listeners;
+mod needs;
+#[cfg(test)]
+mod released;
 mod rules;
 #[cfg(test)]
 mod safety;
 mod share;
+mod stuck;
 mod trial;
 mod waiters;
 mod waiting;
@@ -35,4 +39,4 @@ pub use trial::Trial;
 pub use why::Waits;
 
 pub(in crate::process) use self::core::Scheduler;
-pub(in crate::process) use deliver::{look_up, probe, serve};
+pub(in crate::process) use deliver::{escalate, look_up, probe, serve};

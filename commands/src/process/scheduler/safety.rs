@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::core::{Hand, Pick, Scheduler};
+use super::needs::Standing;
 use super::waiters::{Terms, Waiter};
 use crate::process::tests::memory::{Memory, agent_id, tenant};
 
@@ -113,7 +114,9 @@ impl World {
         self.scheduler.advance(self.memory.clock.now());
         for (tenant, task) in self.scheduler.board.take_lookups(100) {
             if self.memory.story(task.0).contains(&"completed".to_owned()) {
-                self.scheduler.board.dependency_done(&tenant, task);
+                let state = domain::task::TaskState::Done;
+                let done = Standing { state, archived: false, cause: 1, at: 0 };
+                self.scheduler.board.looked_up(&tenant, task, Some(done));
             }
         }
         self.serve();
