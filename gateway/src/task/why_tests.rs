@@ -9,7 +9,8 @@ fn task(change: serde_json::Value) -> TaskView {
         "children": [], "created_by": "me", "created_at": "2026-01-01T00:00:00Z",
         "updated_at": "2026-01-01T00:00:00Z", "due_at": null, "run_at": null,
         "progress": null, "result": null, "error": null, "archived_at": null,
-        "overdue_at": null, "blocked": null, "review": null, "attachments": [],
+        "overdue_at": null, "dependency": { "need": "all", "on": "success" }, "subtasks": null,
+        "escalation": null, "blocked": null, "review": null, "attachments": [],
         "estimate_ms": null, "acceptance_criteria": [], "deliverables": [],
         "version": 1, "position": 1,
     });

@@ -189,6 +189,14 @@ fn the_text_of_a_task_with_every_field_is_the_one_that_its_view_writes() {
             ("fail", r#"{"lease_token":1,"error":"x","retryable":false}"#),
         ],
         &[("submit", submit), ("cancel", "{}"), ("archive", "{}")],
+        &[
+            ("submit", submit),
+            (
+                "escalate",
+                r#"{"since":"1970-01-01T00:00:00.25Z","due_at":"1970-01-01T00:00:00Z",
+                "path":["00000000-0000-0000-0000-000000000001"]}"#,
+            ),
+        ],
     ] {
         let (text, view) = sent(&after(steps), &[5, 6]);
         assert_eq!(text, view);
