@@ -86,6 +86,15 @@ impl Refusal {
         }
     }
 
+    /// The same for fields that stand below another one.
+    #[must_use]
+    pub fn below(mut self, pointer: &str) -> Self {
+        for fault in &mut self.errors {
+            fault.pointer.insert_str(0, pointer);
+        }
+        self
+    }
+
     /// A command for something that was never created.
     pub fn unknown(what: &str) -> Self {
         Self::new(Code::NotFound, format!("there is no such {what}"))

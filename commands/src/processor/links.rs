@@ -77,7 +77,8 @@ impl Known {
                 let those = self.waiting.get(&key).map(Vec::as_slice).unwrap_or_default();
                 (those, !self.unseen.contains(&key))
             };
-            check_dependencies(TaskId(*task), depends_on, waiting)?;
+            check_dependencies(TaskId(*task), depends_on, waiting)
+                .map_err(|refusal| refusal.below(links.at))?;
         }
         Ok(())
     }

@@ -41,18 +41,21 @@ pub struct Links<'a> {
     pub parent: Option<TaskId>,
     /// What it is to depend on; `None` where that stays.
     pub depends_on: Option<&'a [TaskId]>,
+    /// Where the command says so: the pointer to the object with these fields.
+    pub at: &'static str,
 }
 
 impl TaskCommand {
     /// The links that this command makes or changes.
     pub fn links(&self) -> Option<Links<'_>> {
-        let (parent, depends_on) = match self {
+        let (parent, depends_on, at) = match self {
             Self::Submit(new) => {
-                (new.parent_id, Some(new.depends_on.as_slice()).filter(|on| !on.is_empty()))
+                (new.parent_id, Some(new.depends_on.as_slice()).filter(|on| !on.is_empty()), "")
             }
-            Self::Update(changes) => (None, changes.depends_on.as_deref()),
+            Self::Update(changes) => (None, changes.depends_on.as_deref(), ""),
             Self::Requeue(again) => {
-                (None, again.changes.as_ref().and_then(|changes| changes.depends_on.as_deref()))
+                let changes = again.changes.as_ref();
+                (None, changes.and_then(|changes| changes.depends_on.as_deref()), "/changes")
             }
             Self::Assign(_)
             | Self::Start(_)
@@ -75,7 +78,7 @@ impl TaskCommand {
             | Self::MarkOverdue(_)
             | Self::Escalate(_) => return None,
         };
-        (parent.is_some() || depends_on.is_some()).then_some(Links { parent, depends_on })
+        (parent.is_some() || depends_on.is_some()).then_some(Links { parent, depends_on, at })
     }
 }
 

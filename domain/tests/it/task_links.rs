@@ -174,6 +174,10 @@ fn the_commands_that_link_tasks_say_so() {
     assert_eq!(links("update", r#"{"title":"u"}"#), None);
     let changes = format!(r#"{{"changes":{{"depends_on":["{one}"]}}}}"#);
     assert_eq!(links("requeue", &changes), Some((None, Some(1))));
+    let command = parse("requeue", &changes);
+    let at = command.links().expect("links").at;
+    let refusal = check(1, &[1], &HashMap::new()).expect_err("refused").below(at);
+    is_field(&refusal, "/changes/depends_on", "cycle");
     let parsed = Command::Agent(domain::agent::AgentCommand::MarkReady(Default::default()));
     assert!(parsed.links().is_none());
 }

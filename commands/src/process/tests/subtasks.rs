@@ -138,11 +138,9 @@ async fn the_managers_cancel_a_whole_tree_also_when_the_log_is_busy() {
     let memory = Memory::new();
     family(&memory);
     hold(&memory, 4);
-    let running = memory.run(&Wire::default(), vec![]);
+    cancel(&memory, 1, true);
     memory.busy.store(3, std::sync::atomic::Ordering::SeqCst);
-    while memory.tell(TaskId::nth(1).0, TaskCommand::Cancel(Default::default()), "operator").status
-        == Status::Busy
-    {}
+    let running = memory.run(&Wire::default(), vec![]);
     eventually("all four are cancelled", || memory.count("cancelled") == 4).await;
     running.stop().await;
 }
