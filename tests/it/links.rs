@@ -233,17 +233,24 @@ async fn a_circle_is_refused_with_its_path_over_http_nats_and_in_batches() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_commands_that_would_close_a_circle_together_one_is_refused() {
     let bench = Bench::on(product().await);
-    for _ in 0..20 {
-        let tasks = [bench.task(json!({})).await, bench.task(json!({})).await];
-        let link = |from: usize| {
-            let (path, bench) = (format!("tasks/{}", tasks[from]), &bench);
-            let body = json!({ "depends_on": [tasks[1 - from]] });
-            async move { bench.call(Method::PATCH, &path, body).await }
-        };
-        let (one, two) = tokio::join!(link(0), link(1));
-        let mut codes = [one.0.as_u16(), two.0.as_u16()];
-        codes.sort_unstable();
-        assert_eq!(codes, [200, 422], "{one:?} {two:?}");
+    const PAIRS: usize = 200;
+    let item = json!({ "title": "t", "queue": bench.queue });
+    let batch = bench.post("tasks/batch", json!({ "items": vec![item; 2 * PAIRS] })).await;
+    let tasks: Vec<Value> =
+        batch["outcomes"].as_array().unwrap().iter().map(|one| one["stream_id"].clone()).collect();
+    // So many at once that several flushes are under way: first one half of each pair, then
+    // the other.
+    let link = |from: usize| {
+        let to = (from + PAIRS) % (2 * PAIRS);
+        let (path, bench) = (format!("tasks/{}", tasks[from].as_str().unwrap()), &bench);
+        let body = json!({ "depends_on": [tasks[to]] });
+        async move { bench.call(Method::PATCH, &path, body).await.0.as_u16() }
+    };
+    let codes = futures::future::join_all((0..2 * PAIRS).map(link)).await;
+    for pair in 0..PAIRS {
+        let mut both = [codes[pair], codes[pair + PAIRS]];
+        both.sort_unstable();
+        assert_eq!(both, [200, 422], "pair {pair}");
     }
     // The same within one batch.
     let ids: Vec<String> = (0..3).map(|_| fresh()).collect();
