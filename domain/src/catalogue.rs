@@ -15,7 +15,7 @@ use crate::problem::{Code, FieldError, Problem};
 use crate::queue::{Queue, QueueCommand, QueueEvent, queue_id};
 use crate::recorded::DecodeError;
 use crate::schedule::{Schedule, ScheduleCommand, ScheduleEvent};
-use crate::task::{Task, TaskCommand, TaskEvent};
+use crate::task::{Links, Task, TaskCommand, TaskEvent};
 
 macro_rules! contexts {
     ($($variant:ident($aggregate:ty, $command:ty, $event:ty),)*) => {
@@ -257,6 +257,11 @@ impl Command {
             let message = format!("the stream of queue `{}` is {right}", command.queue());
             Problem::invalid(vec![FieldError::new("/queue", "another_stream", message)])
         })
+    }
+
+    /// The links to other tasks that this command makes or changes.
+    pub fn links(&self) -> Option<Links<'_>> {
+        if let Self::Task(command) = self { command.links() } else { None }
     }
 
     /// The unique thing that this command would take, if it is accepted.

@@ -19,12 +19,14 @@ pub struct Facts {
     pub actor: String,
     /// What is set for whole types of tasks.
     pub task_types: Arc<TaskTypes>,
+    /// How many tasks stand above a new one: its parent, the parent's parent, and so on.
+    pub depth: u32,
 }
 
 impl Facts {
     /// A decision now, on this one's behalf, with nothing set for any type of task.
     pub fn new(now: Timestamp, actor: impl Into<String>) -> Self {
-        Self { now, actor: actor.into(), task_types: Arc::default() }
+        Self { now, actor: actor.into(), task_types: Arc::default(), depth: 0 }
     }
 }
 
@@ -51,6 +53,8 @@ pub struct Refusal {
     pub allowed: Vec<&'static str>,
     /// What stands in the way.
     pub conflicting_id: Option<uuid::Uuid>,
+    /// The circle that would be closed, from a thing back to itself.
+    pub path: Vec<uuid::Uuid>,
     /// The fields at fault, where it is for what they say.
     pub errors: Vec<FieldError>,
 }
@@ -64,6 +68,7 @@ impl Refusal {
             state: None,
             allowed: vec![],
             conflicting_id: None,
+            path: vec![],
             errors: vec![],
         }
     }
@@ -81,6 +86,15 @@ impl Refusal {
         }
     }
 
+    /// The same for fields that stand below another one.
+    #[must_use]
+    pub fn below(mut self, pointer: &str) -> Self {
+        for fault in &mut self.errors {
+            fault.pointer.insert_str(0, pointer);
+        }
+        self
+    }
+
     /// A command for something that was never created.
     pub fn unknown(what: &str) -> Self {
         Self::new(Code::NotFound, format!("there is no such {what}"))
@@ -93,6 +107,7 @@ impl From<&Refusal> for Problem {
             allowed: refusal.allowed.iter().map(|s| (*s).to_owned()).collect(),
             state: refusal.state.clone(),
             conflicting_id: refusal.conflicting_id,
+            path: refusal.path.clone(),
             errors: refusal.errors.clone(),
             ..Self::new(refusal.code, refusal.detail.clone())
         }

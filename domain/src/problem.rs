@@ -68,6 +68,8 @@ codes! {
     IdempotencyMismatch = ("idempotency-mismatch", 422, "The key was used with another body"),
     /// The stream has reached its greatest length.
     StreamTooLong = ("stream-too-long", 422, "The stream has reached its greatest length"),
+    /// Things would wait for, or be a part of, each other.
+    Cycle = ("cycle", 422, "It would go round in a circle"),
     /// No part can carry the request out at present.
     NotPossible = ("not-possible", 422, "It can't be done at present"),
     /// Too many requests of one caller.
@@ -138,6 +140,9 @@ pub struct Problem {
     /// The id of what stands in the way, such as the holder of a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicting_id: Option<uuid::Uuid>,
+    /// The circle that would be closed, from a thing back to itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<uuid::Uuid>,
     /// When to try again, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
@@ -161,6 +166,7 @@ impl Problem {
             allowed: Vec::new(),
             state: None,
             conflicting_id: None,
+            path: Vec::new(),
             retry_after_ms: None,
             log_position: None,
             trace_id: None,

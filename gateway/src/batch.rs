@@ -174,7 +174,9 @@ pub(crate) fn is_of_the_system(command: &Command) -> bool {
     use domain::schedule::ScheduleCommand;
     use domain::task::TaskCommand;
     match command {
-        Command::Task(command) => matches!(command, TaskCommand::ExpireLease(_)),
+        Command::Task(command) => {
+            matches!(command, TaskCommand::ExpireLease(_) | TaskCommand::Escalate(_))
+        }
         Command::Operation(command) => !matches!(command, OperationCommand::Cancel(_)),
         Command::Schedule(command) => matches!(
             command,

@@ -63,6 +63,16 @@ CREATE TABLE unique_claims (
     PRIMARY KEY (tenant, kind, value)
 );
 
+-- Which task is a part of which, and which waits for which: what the rules about links
+-- between tasks are decided by. Written with the events that say so.
+CREATE TABLE task_links (
+    tenant text COLLATE "C" NOT NULL,
+    kind   text COLLATE "C" NOT NULL,     -- part_of, depends_on
+    target uuid NOT NULL,                 -- the parent; the dependency
+    source uuid NOT NULL,                 -- the task that names it
+    PRIMARY KEY (tenant, kind, target, source)
+);
+
 -- A cache of folded streams; never the only copy.
 CREATE TABLE snapshots (
     tenant    text COLLATE "C" NOT NULL,
@@ -120,6 +130,8 @@ ALTER TABLE command_results ENABLE ROW LEVEL SECURITY;
 ALTER TABLE command_results FORCE ROW LEVEL SECURITY;
 ALTER TABLE unique_claims ENABLE ROW LEVEL SECURITY;
 ALTER TABLE unique_claims FORCE ROW LEVEL SECURITY;
+ALTER TABLE task_links ENABLE ROW LEVEL SECURITY;
+ALTER TABLE task_links FORCE ROW LEVEL SECURITY;
 ALTER TABLE snapshots ENABLE ROW LEVEL SECURITY;
 ALTER TABLE snapshots FORCE ROW LEVEL SECURITY;
 
@@ -127,6 +139,7 @@ ALTER TABLE snapshots FORCE ROW LEVEL SECURITY;
 CREATE POLICY service ON events FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
 CREATE POLICY service ON command_results FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
 CREATE POLICY service ON unique_claims FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
+CREATE POLICY service ON task_links FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
 CREATE POLICY service ON snapshots FOR ALL TO taffrail_service USING (true) WITH CHECK (true);
 -- The gateway sees the tenant of its transaction and nothing else.
 CREATE POLICY tenant ON events FOR SELECT TO taffrail_gateway
@@ -136,7 +149,7 @@ CREATE POLICY tenant ON command_results FOR SELECT TO taffrail_gateway
 
 GRANT SELECT, INSERT ON events, command_results TO taffrail_service;
 GRANT SELECT, UPDATE ON log_head TO taffrail_service;
-GRANT SELECT, INSERT, DELETE ON unique_claims TO taffrail_service;
+GRANT SELECT, INSERT, DELETE ON unique_claims, task_links TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON snapshots, leases TO taffrail_service;
 GRANT SELECT ON event_log TO taffrail_service, taffrail_gateway;
 GRANT SELECT ON events, command_results, log_head, leases TO taffrail_gateway;

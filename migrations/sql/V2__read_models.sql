@@ -49,6 +49,8 @@ CREATE TABLE read.tasks (
     capabilities text[] NOT NULL,
     labels       text[] NOT NULL,         -- words, names, and name=value
     search       text NOT NULL,           -- lower case: title and the description's beginning
+    percent      bigint,                  -- how far its agent last said it is
+    escalated_at bigint,                  -- that it stands still for too long was recorded
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX tasks_newest ON read.tasks (tenant, created) WHERE NOT archived;
@@ -60,6 +62,8 @@ CREATE INDEX tasks_held ON read.tasks (tenant, holder, created) WHERE holder IS 
 CREATE INDEX tasks_by_parent ON read.tasks (tenant, parent_id, created)
     WHERE parent_id IS NOT NULL;
 CREATE INDEX tasks_due ON read.tasks (tenant, due_at) WHERE due_at IS NOT NULL AND NOT archived;
+CREATE INDEX tasks_escalated ON read.tasks (tenant, created)
+    WHERE escalated_at IS NOT NULL AND NOT archived;
 -- Depths and ages of queues without a look at the rows, however many tasks are done.
 CREATE INDEX tasks_depths ON read.tasks (tenant, queue, state, priority, queued_at)
     WHERE NOT archived AND state <> ALL ('{done,cancelled}'::text[]);

@@ -157,7 +157,7 @@ fn step_of(what: u8, n: u128, token: u64, text: String) -> (u128, Command) {
         })
         .into(),
         15 => T::Unblock(why()).into(),
-        16 => T::Cancel(why()).into(),
+        16 => T::Cancel(why().into()).into(),
         17 => T::Requeue(Default::default()).into(),
         18 => T::Archive(why()).into(),
         19 => {

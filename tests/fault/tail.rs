@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::task::{TaskEnded, TaskEvent};
+use domain::task::{TaskCancelled, TaskEvent};
 use domain::{Event, Recorded};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -34,7 +34,11 @@ struct Writers {
 }
 
 fn event() -> Event {
-    Event::Task(TaskEvent::Cancelled(TaskEnded { queue: "default".into(), reason: None }))
+    Event::Task(TaskEvent::Cancelled(TaskCancelled {
+        queue: "default".into(),
+        reason: None,
+        cascade: true,
+    }))
 }
 
 impl Writers {

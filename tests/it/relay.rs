@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::{Client, jetstream};
 use broker::{Relay, streams, subject};
-use domain::task::{TaskEnded, TaskEvent};
+use domain::task::{TaskCancelled, TaskEvent};
 use domain::{Event, Recorded};
 use futures::StreamExt;
 use store::{Log, Reader};
@@ -89,8 +89,13 @@ async fn assert_mirrors(log: &Log, client: &Client, epoch: u64) {
 
 /// Appends so many events, each to a stream of its own.
 async fn append(log: &Log, count: usize) -> Vec<Arc<Recorded>> {
-    let event =
-        || Event::Task(TaskEvent::Cancelled(TaskEnded { queue: "default".into(), reason: None }));
+    let event = || {
+        Event::Task(TaskEvent::Cancelled(TaskCancelled {
+            queue: "default".into(),
+            reason: None,
+            cascade: true,
+        }))
+    };
     support::append(log, (0..count).map(|_| (Uuid::new_v4(), vec![event()])).collect()).await
 }
 

@@ -196,8 +196,12 @@ impl Manager for Deadlines {
                 None => {}
             },
             E::Overdue(_) => self.forget((task, Slot::Done)),
-            E::Started(_) | E::Progressed(_) | E::Blocked(_) | E::Unblocked(_) | E::Approved(_) => {
-            }
+            E::Started(_)
+            | E::Progressed(_)
+            | E::Blocked(_)
+            | E::Unblocked(_)
+            | E::Escalated(_)
+            | E::Approved(_) => {}
         }
     }
 

@@ -18,6 +18,7 @@ mod runner;
 mod scheduler;
 mod schedules;
 mod source;
+mod subtasks;
 #[cfg(test)]
 mod tests;
 mod watchdog;
@@ -37,6 +38,7 @@ pub use scheduler::{
 };
 pub use schedules::Schedules;
 pub use source::Source;
+pub use subtasks::Subtasks;
 pub use watchdog::Watchdog;
 
 use crate::CommandEnvelope;

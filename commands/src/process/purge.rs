@@ -79,7 +79,7 @@ async fn purge(
             let tenant = tenant.clone();
             async move {
                 let id = command_id(task.0, ACTOR, format_args!("{operation}:{version}"));
-                let command = TaskCommand::Cancel(Reason { reason: Some(reason) });
+                let command = TaskCommand::Cancel(Reason { reason: Some(reason) }.into());
                 let command = CommandEnvelope {
                     expected_version: Some(version),
                     correlation_id: Some(operation),

@@ -14,7 +14,7 @@ use super::operations::Operations;
 use super::perform::Session;
 use super::purge::PurgeWork;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Deadlines, Manager, Schedules, Source, Watchdog, operations, until};
+use super::{Deadlines, Manager, Schedules, Source, Subtasks, Watchdog, operations, until};
 use crate::fence::barrier;
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
@@ -32,11 +32,13 @@ pub struct ManagersConfig {
     pub grace: Duration,
     /// How long dead letters are kept before they are archived; for ever when absent.
     pub dead_letters_kept: Option<Duration>,
+    /// After how long a task that stands still is escalated; never when absent.
+    pub escalate_after: Option<Duration>,
 }
 
 impl Default for ManagersConfig {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(2), dead_letters_kept: None }
+        Self { grace: Duration::from_secs(2), dead_letters_kept: None, escalate_after: None }
     }
 }
 
@@ -87,7 +89,10 @@ impl Managers {
     ) -> Result<(), StoreError> {
         let token = fence.unwrap_or_default();
         let session = Arc::new(Session {
-            scheduler: Mutex::new(Scheduler::under(token.unsigned_abs())),
+            scheduler: Mutex::new(Scheduler::under(
+                token.unsigned_abs(),
+                self.config.escalate_after,
+            )),
             source: self.source.clone(),
             executor: self.executor.clone(),
             wire: self.wire.clone(),
@@ -157,6 +162,7 @@ impl Run {
                 Arc::new(Mutex::new(Deadlines::new(retention))),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
                 Arc::new(Mutex::new(Schedules::default())),
+                Arc::new(Mutex::new(Subtasks::default())),
             ],
             operations: Arc::default(),
             works,
@@ -297,6 +303,7 @@ impl Run {
         session.scheduler.lock().advance(now.time);
         scheduler::serve(session);
         scheduler::look_up(session);
+        scheduler::escalate(session);
         // Those who connected just now at once, the deaf not at every event.
         let due = self.probed.is_none_or(|at| now.instant.duration_since(at) >= PROBE_EVERY);
         scheduler::probe(session, due);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domain::task::TaskTypes;
+use domain::task::{SubtaskLimits, Task, TaskTypes};
 use domain::{
     Aggregate, Claim, ClaimChange, Code, Event, Facts, Outcome, OutcomeEvent, Problem, Refusal,
     Status, StreamType, TenantId, Timestamp, event_id,
@@ -14,6 +14,7 @@ use store::seeded::{Planted, planted};
 use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
 use uuid::Uuid;
 
+use super::links;
 use super::lookup::Known;
 use super::{Pending, ProcessorConfig};
 use crate::command::CommandEnvelope;
@@ -73,6 +74,7 @@ pub(super) struct Decider {
     pub now: Timestamp,
     pub stream_limit: u64,
     pub task_types: Arc<TaskTypes>,
+    pub subtasks: SubtaskLimits,
     fence: Fence,
     batch: Batch,
     claims: HashSet<(TenantId, Claim)>,
@@ -90,7 +92,8 @@ impl Decider {
         let (stream_limit, task_types) = (config.stream_limit, config.task_types.clone());
         let batch = Batch { streams, ..Batch::default() };
         let (claims, held_back) = (HashSet::new(), HashSet::new());
-        Self { known, now, stream_limit, task_types, fence, batch, claims, held_back }
+        let subtasks = config.subtasks;
+        Self { known, now, stream_limit, task_types, subtasks, fence, batch, claims, held_back }
     }
 
     pub fn decide(mut self, commands: Vec<Pending>) -> Batch {
@@ -104,9 +107,10 @@ impl Decider {
                     outcome = outcome.decision().clone();
                 }
                 self.batch.answered.push((pending, outcome));
-            } else if self.held_back.contains(&key) {
+            } else if self.must_wait(&pending, &key) {
+                self.held_back.insert(key);
                 self.batch.parked.push(pending);
-            } else if let Some(reason) = self.known.loaded.unreadable.get(&key) {
+            } else if let Some(reason) = self.unreadable(&pending, &key) {
                 let problem = Problem::new(Code::Internal, format!("its stream: {reason}"));
                 let outcome = Outcome::undecided(Status::Invalid, id.0, key.1, problem);
                 self.batch.answered.push((pending, outcome));
@@ -117,6 +121,22 @@ impl Decider {
         self.batch
     }
 
+    /// Whether a command must not be decided in this batch: one before it on its stream, or
+    /// on its parent's, was not, or the task's links were changed here already.
+    fn must_wait(&self, pending: &Pending, key: &StreamKey) -> bool {
+        let parent_waits = || pending.parent_key().is_some_and(|p| self.held_back.contains(&p));
+        let relinks = || pending.command.command.links().is_some();
+        self.held_back.contains(key)
+            || parent_waits()
+            || (self.known.links.has_changed(key) && relinks())
+    }
+
+    /// Why the stream of a command, or of the parent that it names, cannot be folded.
+    fn unreadable(&self, pending: &Pending, key: &StreamKey) -> Option<&String> {
+        let unreadable = &self.known.loaded.unreadable;
+        unreadable.get(key).or_else(|| unreadable.get(&pending.parent_key()?))
+    }
+
     fn decide_one(&mut self, pending: Pending, key: StreamKey) {
         let command = &pending.command;
         if !self.batch.streams.contains_key(&key) {
@@ -124,6 +144,13 @@ impl Decider {
                 || Snapshot { version: 0, state: Aggregate::new(command.command.stream_type()) };
             let stream = self.known.loaded.streams.remove(&key).unwrap_or_else(fresh);
             self.batch.streams.insert(key.clone(), stream);
+        }
+        // The parent's state stays with the batch: it may be changed here, and asked for again.
+        let parent = pending.parent_key();
+        if let Some(parent) = &parent
+            && let Some(stream) = self.known.loaded.streams.remove(parent)
+        {
+            self.batch.streams.entry(parent.clone()).or_insert(stream);
         }
         let Some(stream) = self.batch.streams.get(&key) else { return };
 
@@ -172,7 +199,13 @@ impl Decider {
             return Err(Refusal::new(Code::StreamTooLong, "the stream takes no more events"));
         }
         let (actor, task_types) = (command.actor.clone(), self.task_types.clone());
-        let facts = Facts { now: self.now, actor, task_types };
+        let parent = command.command.links().and_then(|links| links.parent);
+        let parent = parent.and_then(|id| {
+            let stream = self.batch.streams.get(&(command.tenant.clone(), id.0))?;
+            links::task(stream)
+        });
+        let depth = parent.map_or(0, |parent: &Task| parent.depth.saturating_add(1));
+        let facts = Facts { now: self.now, actor, task_types, depth };
         // A fault in one rule must not take the batch with it.
         let events =
             catch_unwind(AssertUnwindSafe(|| stream.state.decide(&command.command, &facts)))
@@ -183,6 +216,10 @@ impl Decider {
                     );
                     Err(Refusal::new(Code::Internal, "the rule for this command broke"))
                 })?;
+        if let Some(links) = command.command.links() {
+            let key = (command.tenant.clone(), command.stream_id);
+            self.known.links.check(&key, links, parent, self.subtasks)?;
+        }
         if let Some(claim) = command.command.claim() {
             let owner = self.known.owners.get(&(command.tenant.clone(), claim.clone()));
             if let Some(owner) = owner.filter(|owner| **owner != command.stream_id) {
@@ -205,6 +242,8 @@ impl Decider {
     ) {
         let Some(stream) = self.batch.streams.get_mut(&key) else { return };
         let command = &pending.command;
+        let links = command.command.links().is_some() && verdict.is_ok();
+        let before = links.then(|| links::task(stream).cloned()).flatten();
         let forgotten = planted(Planted::DedupeForgets)
             && self.known.results.contains_key(&pending.command_key());
         let command_id = if forgotten { Uuid::new_v4() } else { command.command_id };
@@ -239,6 +278,9 @@ impl Decider {
                 event,
             };
             append.events.push(new.hashed());
+        }
+        if let (Some(before), Some(after)) = (before, links::task(stream)) {
+            self.known.links.decided(&key, &before, after, append);
         }
         for change in claims {
             let (list, claim) = match change {

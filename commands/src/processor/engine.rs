@@ -71,6 +71,9 @@ pub(super) struct Engine {
     /// Streams and claims in unanswered flushes.
     busy_streams: HashSet<StreamKey>,
     busy_claims: HashSet<(TenantId, Claim)>,
+    /// Unanswered flushes that link tasks. Whoever links tasks next waits for them: what they
+    /// make is not in the log yet, nor in the batch.
+    linking: usize,
     /// Commands being decided or flushed, with the repeats that wait for their outcome.
     under_way: HashMap<CommandKey, Vec<Pending>>,
     /// How many repeats wait there.
@@ -112,6 +115,7 @@ impl Engine {
             cache: LruCache::new(cache),
             busy_streams: HashSet::new(),
             busy_claims: HashSet::new(),
+            linking: 0,
             under_way: HashMap::new(),
             repeats: 0,
             parked: VecDeque::new(),
@@ -204,6 +208,7 @@ impl Engine {
         }
         // Dropping the flights and the lookup drops their callers' channels, which answers them.
         self.flights = FuturesOrdered::new();
+        self.linking = 0;
         self.lookup = None;
     }
 
@@ -244,6 +249,11 @@ impl Engine {
             // that nobody looked up would count as new.
             if let Some(stream) = self.cache.pop(&key) {
                 live.insert(key, stream);
+            }
+            if let Some(parent) = pending.parent_key()
+                && let Some(stream) = self.cache.pop(&parent)
+            {
+                live.insert(parent, stream);
             }
             questions.add(pending, &live);
         }
@@ -286,6 +296,7 @@ impl Engine {
                 || claim_busy
                 || self.busy_streams.contains(&key)
                 || held_back.contains(&key)
+                || self.link_busy(&pending, &held_back)
             {
                 held_back.insert(key);
                 self.parked.push_back(pending);
@@ -296,6 +307,13 @@ impl Engine {
             }
         }
         commands
+    }
+
+    /// Whether a command links tasks and must see what is under way before.
+    fn link_busy(&self, pending: &Pending, held_back: &HashSet<StreamKey>) -> bool {
+        let waits = |key| self.busy_streams.contains(&key) || held_back.contains(&key);
+        pending.command.command.links().is_some()
+            && (self.linking > 0 || pending.parent_key().is_some_and(waits))
     }
 
     fn looked_up(&mut self, Looked { commands, live, found }: Looked) {
@@ -335,6 +353,7 @@ impl Engine {
         }
         self.busy_streams.extend(streams.keys().cloned());
         self.busy_claims.extend(claims_of(&append));
+        self.linking += usize::from(append.links());
         let token = self.token;
         let flight = async move {
             let start = Instant::now();
@@ -354,6 +373,7 @@ impl Engine {
         for claim in claims_of(&append) {
             self.busy_claims.remove(&claim);
         }
+        self.linking -= usize::from(append.links());
         let error = match result {
             Ok(written) => {
                 store::seeded::point("dies-before-answer");

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use domain::task::MAX_WALK;
 use domain::{Claim, TenantId};
 use store::{CommandRecord, Log, Rehydrated, Snapshot, StoreError, StreamKey};
 use uuid::Uuid;
 
 use super::Pending;
 use super::batch::CommandKey;
+use super::links;
 
 /// The answers.
 #[derive(Debug, Default)]
@@ -17,6 +19,7 @@ pub(super) struct Known {
     /// The streams that were looked for; one that is not in `loaded` either does not exist.
     pub looked_for: HashSet<StreamKey>,
     pub owners: HashMap<(TenantId, Claim), Uuid>,
+    pub links: links::Known,
 }
 
 /// The questions. Nothing that is certain without the log is asked, and, unless one is to be
@@ -29,6 +32,10 @@ pub(super) struct Questions {
     ids: Vec<CommandKey>,
     streams: HashSet<StreamKey>,
     claims: Vec<(TenantId, Claim)>,
+    /// Tasks whose parts are counted.
+    parents: HashSet<StreamKey>,
+    /// Tasks that are to depend on others: who waits for them is looked for.
+    awaited: HashSet<StreamKey>,
 }
 
 impl Questions {
@@ -50,18 +57,32 @@ impl Questions {
         if let Some(claim) = command.command.claim() {
             self.claims.push((command.tenant.clone(), claim));
         }
+        if let Some(parent) = pending.parent_key() {
+            if !live.contains_key(&parent) {
+                self.streams.insert(parent.clone());
+            }
+            self.parents.insert(parent);
+        }
+        // Nobody waits for an id that was made for this very call.
+        let depends = command.command.links().and_then(|links| links.depends_on);
+        if depends.is_some_and(|on| !on.is_empty()) && !command.new_stream {
+            self.awaited.insert(pending.stream_key());
+        }
     }
 
     /// Asks all at once; a question that is not put costs no round trip.
     pub async fn ask(self, log: &Log) -> Result<Known, StoreError> {
         let streams: Vec<StreamKey> = self.streams.iter().cloned().collect();
-        let (results, loaded, owners) = tokio::try_join!(
+        let parents: Vec<StreamKey> = self.parents.into_iter().collect();
+        let awaited: Vec<StreamKey> = self.awaited.into_iter().collect();
+        let (results, loaded, owners, linked) = tokio::try_join!(
             log.results(&self.ids),
             log.rehydrate(&streams),
-            log.owners(&self.claims)
+            log.owners(&self.claims),
+            log.linked(&parents, &awaited, MAX_WALK)
         )?;
         let by_id = |record: CommandRecord| ((record.command_id, record.tenant.clone()), record);
         let results = results.into_iter().map(by_id).collect();
-        Ok(Known { results, loaded, looked_for: self.streams, owners })
+        Ok(Known { results, loaded, looked_for: self.streams, owners, links: linked.into() })
     }
 }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod engine;
+mod links;
 mod lookup;
 mod role;
 mod stats;
@@ -14,7 +15,7 @@ mod stats;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::task::TaskTypes;
+use domain::task::{SubtaskLimits, TaskTypes};
 use domain::{Code, Outcome, Problem, Status};
 use store::StreamKey;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +50,8 @@ pub struct ProcessorConfig {
     pub careful: Duration,
     /// What is set for whole types of tasks.
     pub task_types: Arc<TaskTypes>,
+    /// How far tasks may be split.
+    pub subtasks: SubtaskLimits,
 }
 
 impl Default for ProcessorConfig {
@@ -63,6 +66,7 @@ impl Default for ProcessorConfig {
             snapshot_every: 200,
             careful: Duration::from_secs(5),
             task_types: Arc::default(),
+            subtasks: SubtaskLimits::default(),
         }
     }
 }
@@ -84,6 +88,12 @@ struct Pending {
 impl Pending {
     fn stream_key(&self) -> StreamKey {
         (self.command.tenant.clone(), self.command.stream_id)
+    }
+
+    /// The stream of the parent that the command names.
+    fn parent_key(&self) -> Option<StreamKey> {
+        let parent = self.command.command.links()?.parent?;
+        Some((self.command.tenant.clone(), parent.0))
     }
 
     fn command_key(&self) -> CommandKey {

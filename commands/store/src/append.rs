@@ -45,8 +45,10 @@ const RESULT: &[(&str, &str)] = &[
 ];
 const CLAIM: &[(&str, &str)] =
     &[("tenant", "text"), ("kind", "text"), ("value", "text"), ("stream_id", "uuid")];
+const LINK: &[(&str, &str)] =
+    &[("tenant", "text"), ("kind", "text"), ("target", "uuid"), ("source", "uuid")];
 
-/// The shapes of the statement. Most batches claim nothing, and an idle system commits
+/// The shapes of the statement. Most batches claim and link nothing, and an idle system commits
 /// commands one by one: what the statement need not do is then not prepared for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -54,8 +56,8 @@ enum Shape {
     One,
     /// Any number of each.
     Many,
-    /// The same with claims that are taken or freed.
-    Claiming,
+    /// The same with claims that are taken or freed, and links that are made or dropped.
+    Full,
 }
 
 /// Advances the head where the token is the writer's, then inserts what hangs on it. The last
@@ -66,7 +68,7 @@ fn append_sql(shape: Shape) -> String {
         let numbered = |(at, (name, kind)): (usize, &(&str, &str))| match shape {
             Shape::One => format!("${}::{kind} AS {name}", next + at),
             // In the select list, where rows flow; a function in FROM would first store all.
-            Shape::Many | Shape::Claiming => {
+            Shape::Many | Shape::Full => {
                 format!("unnest(${}::{kind}[]) AS {name}", next + at)
             }
         };
@@ -81,8 +83,9 @@ fn append_sql(shape: Shape) -> String {
     };
     let events = rows(&with_ord(EVENT));
     let results = rows(&with_ord(RESULT));
-    let claims = if shape == Shape::Claiming {
+    let more = if shape == Shape::Full {
         let (taken, freed) = (rows(CLAIM), rows(CLAIM));
+        let (linked, unlinked) = (rows(LINK), rows(LINK));
         format!(
             ", taken AS (
     INSERT INTO unique_claims (tenant, kind, value, stream_id)
@@ -91,6 +94,13 @@ fn append_sql(shape: Shape) -> String {
     DELETE FROM unique_claims c USING h, {freed}
     WHERE c.tenant = u.tenant AND c.kind = u.kind AND c.value = u.value
       AND c.stream_id = u.stream_id
+), linked AS (
+    INSERT INTO task_links (tenant, kind, target, source)
+    SELECT u.tenant, u.kind, u.target, u.source FROM h, {linked}
+), unlinked AS (
+    DELETE FROM task_links l USING h, {unlinked}
+    WHERE l.tenant = u.tenant AND l.kind = u.kind AND l.target = u.target
+      AND l.source = u.source
 )"
         )
     } else {
@@ -113,7 +123,7 @@ fn append_sql(shape: Shape) -> String {
 ), r AS (
     INSERT INTO command_results (position, recorded_at, {})
     SELECT h.base + u.ord, h.recorded_at, {} FROM h, {results}
-){claims} SELECT base, epoch, recorded_at FROM h",
+){more} SELECT base, epoch, recorded_at FROM h",
         names(EVENT, ""),
         names(EVENT, "u."),
         names(RESULT, ""),
@@ -201,6 +211,38 @@ pub struct NewResult {
     pub problem: Option<String>,
 }
 
+/// What one task is to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkKind {
+    /// The source is a part of the target.
+    PartOf,
+    /// The source waits for the target.
+    DependsOn,
+}
+
+impl LinkKind {
+    /// The word in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PartOf => "part_of",
+            Self::DependsOn => "depends_on",
+        }
+    }
+}
+
+/// A link from one task to another of its tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskLink {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// What the one is to the other.
+    pub kind: LinkKind,
+    /// The task that is named.
+    pub target: Uuid,
+    /// The task that names it.
+    pub source: Uuid,
+}
+
 /// A batch that is to become durable as a whole.
 #[derive(Debug, Default)]
 pub struct Append {
@@ -212,6 +254,10 @@ pub struct Append {
     pub taken: Vec<(TenantId, Claim, Uuid)>,
     /// Unique things that their streams no longer own.
     pub freed: Vec<(TenantId, Claim, Uuid)>,
+    /// Links between tasks that are made.
+    pub linked: Vec<TaskLink>,
+    /// Links that end.
+    pub unlinked: Vec<TaskLink>,
 }
 
 /// Where a batch came to stand.
@@ -226,6 +272,15 @@ pub struct Written {
 }
 
 impl Append {
+    /// Whether links between tasks are made or dropped.
+    pub fn links(&self) -> bool {
+        !self.linked.is_empty() || !self.unlinked.is_empty()
+    }
+
+    fn needs_all(&self) -> bool {
+        self.links() || !self.taken.is_empty() || !self.freed.is_empty()
+    }
+
     /// The events as recorded, after they were written.
     pub fn recorded(self, written: Written) -> Vec<Arc<Recorded>> {
         let mut events = self.events;
@@ -246,7 +301,7 @@ pub struct Writer {
     client: Client,
     one: Statement,
     many: Statement,
-    claiming: Statement,
+    full: Statement,
 }
 
 impl Writer {
@@ -271,8 +326,8 @@ impl Writer {
         }
         let prepare = async |shape| client.prepare(&append_sql(shape)).await;
         let (one, many) = (prepare(Shape::One).await?, prepare(Shape::Many).await?);
-        let claiming = prepare(Shape::Claiming).await?;
-        Ok(Self { client, one, many, claiming })
+        let full = prepare(Shape::Full).await?;
+        Ok(Self { client, one, many, full })
     }
 
     /// Whether the connection has ended.
@@ -289,15 +344,15 @@ impl Writer {
     pub async fn append(&self, token: i64, batch: &Append) -> Result<Written, StoreError> {
         let (e, r) = (&batch.events, &batch.results);
         let count = e.len() as i64;
-        let (shape, statement) = if !batch.taken.is_empty() || !batch.freed.is_empty() {
-            (Shape::Claiming, &self.claiming)
+        let (shape, statement) = if batch.needs_all() {
+            (Shape::Full, &self.full)
         } else if e.len() == 1 && r.len() == 1 {
             (Shape::One, &self.one)
         } else {
             (Shape::Many, &self.many)
         };
         let ords: Vec<i64> = (1..=count).collect();
-        let mut columns = Columns { one: shape == Shape::One, all: Vec::with_capacity(36) };
+        let mut columns = Columns { one: shape == Shape::One, all: Vec::with_capacity(44) };
         columns
             .add(e, |e| e.tenant.as_str())
             .add(e, |e| e.stream_type.as_str())
@@ -327,13 +382,20 @@ impl Writer {
             .add(r, |r| r.events.join(","))
             .add(r, |r| r.problem.as_deref())
             .add(r, |r| r.ordinal as i64);
-        if shape == Shape::Claiming {
+        if shape == Shape::Full {
             for claims in [&batch.taken, &batch.freed] {
                 columns
                     .add(claims, |(tenant, ..)| tenant.as_str())
                     .add(claims, |(_, claim, _)| claim.kind)
                     .add(claims, |(_, claim, _)| claim.value.as_str())
                     .add(claims, |(.., stream_id)| *stream_id);
+            }
+            for links in [&batch.linked, &batch.unlinked] {
+                columns
+                    .add(links, |link| link.tenant.as_str())
+                    .add(links, |link| link.kind.as_str())
+                    .add(links, |link| link.target)
+                    .add(links, |link| link.source);
             }
         }
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&count, &token];

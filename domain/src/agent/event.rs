@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::aggregate::AgentState;
+use super::command::is_zero;
 use super::upcast::UPCASTS;
 use crate::json::Json;
 use crate::task::TaskNoted;
@@ -60,7 +61,7 @@ pub struct AgentRegistered {
     pub endpoint: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cost: u32,
 }
 

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Dependency;
 use super::command::*;
 use super::event::*;
+use super::links;
 use super::state::TaskState;
 use crate::decide::{Facts, Refusal, Timestamp};
-use crate::ids::AgentId;
+use crate::ids::{AgentId, TaskId};
 use crate::json::Json;
 use crate::problem::Code;
 
@@ -55,6 +57,21 @@ pub struct Task {
     /// Who may unblock it; nobody named: anybody.
     #[serde(default)]
     pub lifted_by: Vec<String>,
+    /// The task that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<TaskId>,
+    /// How many tasks stand above it.
+    #[serde(default)]
+    pub depth: u32,
+    /// Tasks that it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<TaskId>,
+    /// What it needs of those.
+    #[serde(default, skip_serializing_if = "Dependency::is_default")]
+    pub dependency: Dependency,
+    /// Since when it stood still as that was last recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalated: Option<Timestamp>,
     /// What was handed in for review.
     pub result: Json,
     /// Off every list.
@@ -98,7 +115,7 @@ impl Task {
         let queue = || self.queue.clone();
         match (state, command) {
             (S::Done | S::Failed | S::Dead | S::Cancelled, C::Update(_)) => illegal(),
-            (_, C::Update(changes)) => Ok(vec![E::Updated(changes.clone())]),
+            (state, C::Update(changes)) => Ok(vec![E::Updated(self.updated(state, changes)?)]),
 
             (S::Inbox | S::Queued, C::Assign(to)) => Ok(self.assigned(to, facts, 1)),
             // Handed out to this very agent already: nothing to add.
@@ -194,15 +211,18 @@ impl Task {
             }
 
             (state, C::Cancel(why)) if !state.is_final() => {
-                Ok(vec![E::Cancelled(TaskEnded { queue: queue(), reason: why.reason.clone() })])
+                let (reason, cascade) = (why.reason.clone(), why.cascade);
+                Ok(vec![E::Cancelled(TaskCancelled { queue: queue(), reason, cascade })])
             }
-            (S::Inbox | S::Failed | S::Dead, C::Requeue(why)) => {
-                let changed = why.changes.clone().map(E::Updated);
+            (state @ (S::Inbox | S::Failed | S::Dead), C::Requeue(why)) => {
+                let changed = why.changes.as_ref().map(|changes| self.updated(state, changes));
+                let changed = changed.transpose()?.map(E::Updated);
                 let requeued =
                     E::Requeued(TaskEnded { queue: queue(), reason: why.reason.clone() });
                 Ok(changed.into_iter().chain([requeued]).collect())
             }
             (state, C::MarkOverdue(_)) if !state.is_final() => self.marked_overdue(state, facts),
+            (S::Queued | S::Blocked, C::Escalate(found)) => self.escalated(state, found, facts),
             (S::Failed | S::Dead, C::Discard(why)) => {
                 let reason = why.reason.clone().or_else(|| Some("discarded".into()));
                 Ok(vec![E::Archived(TaskNoted { reason })])
@@ -235,6 +255,7 @@ impl Task {
                 | C::Archive(_)
                 | C::ExpireLease(_)
                 | C::MarkOverdue(_)
+                | C::Escalate(_)
                 | C::Submit(_),
             ) => illegal(),
         }
@@ -251,14 +272,23 @@ impl Task {
                 self.queue.clone_from(&new.queue);
                 self.retry = new.retry.clone();
                 self.due_at = new.due_at;
+                self.parent_id = new.parent_id;
+                self.depth = new.depth;
+                self.depends_on.clone_from(&new.depends_on);
+                self.dependency = new.dependency;
             }
             E::Updated(changes) => {
                 if let Some(due_at) = changes.due_at {
                     self.due_at = due_at;
                     self.overdue = false;
                 }
+                if let Some(on) = &changes.depends_on {
+                    self.depends_on.clone_from(on);
+                }
+                self.dependency = changes.dependency.unwrap_or(self.dependency);
             }
             E::Overdue(_) => self.overdue = true,
+            E::Escalated(found) => self.escalated = Some(found.since),
             E::Progressed(_) => {}
             E::Assigned(to) => {
                 self.state = Some(TaskState::Assigned);
@@ -434,6 +464,44 @@ impl Task {
         Ok(vec![TaskEvent::Overdue(TaskOverdue { due_at, state, queue })])
     }
 
+    /// What is recorded of an update. Dependencies and what is needed of them stand there
+    /// together, so that whoever reads the event needs no other one.
+    fn updated(&self, state: TaskState, changes: &UpdateTask) -> Result<UpdateTask, Refusal> {
+        let mut changes = changes.clone();
+        if changes.depends_on.is_some() || changes.dependency.is_some() {
+            if !links::may_be_linked_anew(state) {
+                return Err(links::begun(state));
+            }
+            changes.depends_on.get_or_insert_with(|| self.depends_on.clone());
+            changes.dependency.get_or_insert(self.dependency);
+        }
+        Ok(changes)
+    }
+
+    /// That it stands still is recorded once for each time it does, and not a moment early.
+    fn escalated(
+        &self,
+        state: TaskState,
+        found: &EscalateTask,
+        facts: &Facts,
+    ) -> Result<Vec<TaskEvent>, Refusal> {
+        if found.due_at > facts.now {
+            return Err(Refusal::new(Code::NotPossible, "it has not stood still for so long"));
+        }
+        let Some(head) = found.path.last().copied().filter(|_| self.escalated != Some(found.since))
+        else {
+            return Ok(vec![]);
+        };
+        Ok(vec![TaskEvent::Escalated(TaskEscalated {
+            since: found.since,
+            state,
+            head,
+            head_state: found.head_state,
+            path: found.path.clone(),
+            queue: self.queue.clone(),
+        })])
+    }
+
     /// Exponential backoff with full jitter: anything up to the doubled wait (AWS
     /// Architecture Blog, "Exponential Backoff And Jitter"). The spread comes from the
     /// instant of the decision, so a replay waits as long.
@@ -501,6 +569,7 @@ fn shown(command: &TaskCommand) -> Option<u64> {
         | C::Unassign(_)
         | C::Discard(_)
         | C::MarkOverdue(_)
+        | C::Escalate(_)
         | C::Archive(_) => None,
     }
 }
@@ -524,12 +593,14 @@ fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
         assignees: new.assignees,
         parent_id: new.parent_id,
         depends_on: new.depends_on,
+        dependency: new.dependency,
         due_at: new.due_at,
         run_at: new.run_at,
         triage: new.triage,
         concurrency_key: new.concurrency_key,
         retry: new.retry.unwrap_or(retry),
         submitted_at: facts.now,
+        depth: facts.depth,
         attachments: new.attachments,
         estimate_ms: new.estimate_ms,
         acceptance_criteria: new.acceptance_criteria,

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::affinity::Affinity;
 use super::decision::Decision;
+use super::{Dependency, TaskState};
 use crate::capability::check_needed;
 use crate::ids::{AgentId, TaskId};
 use crate::json::Json;
@@ -56,7 +57,7 @@ commands! {
         /// The agent hands it back undone.
         Release(ReleaseTask) = "release",
         /// Nobody is to do it any more.
-        Cancel(Reason) = "cancel",
+        Cancel(CancelTask) = "cancel",
         /// Into the queue: out of the inbox, or revived after failing, changed on the way.
         Requeue(RequeueTask) = "requeue",
         /// Takes it from its agent and gives it to another.
@@ -71,6 +72,8 @@ commands! {
         ExpireLease(ExpireLease) = "expire_lease",
         /// The time at which it should have been done has passed.
         MarkOverdue(Reason) = "mark_overdue",
+        /// It has stood still for too long.
+        Escalate(EscalateTask) = "escalate",
     }
 }
 
@@ -162,9 +165,12 @@ pub struct SubmitTask {
     /// The task that this one is a part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<TaskId>,
-    /// Tasks that must be done before.
+    /// Tasks that it waits for; they may be submitted later.
     #[serde(default)]
     pub depends_on: Vec<TaskId>,
+    /// How many of those it needs, and what of them counts.
+    #[serde(default, skip_serializing_if = "Dependency::is_default")]
+    pub dependency: Dependency,
     /// When it should be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
@@ -282,6 +288,7 @@ impl SubmitTask {
             assignees: Vec::new(),
             parent_id: None,
             depends_on: Vec::new(),
+            dependency: Dependency::default(),
             due_at: None,
             run_at: None,
             triage: false,
@@ -351,6 +358,12 @@ pub struct UpdateTask {
     /// See [`SubmitTask::assignees`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub assignees: Option<Vec<String>>,
+    /// See [`SubmitTask::depends_on`]; only for a task that was not begun.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub depends_on: Option<Vec<TaskId>>,
+    /// See [`SubmitTask::dependency`]; only for a task that was not begun.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub dependency: Option<Dependency>,
     /// See [`SubmitTask::due_at`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Option<DateTime<Utc>>>,
@@ -382,6 +395,12 @@ impl Body for UpdateTask {
             .time("due_at", self.due_at.flatten())
             .time("run_at", self.run_at.flatten())
             .range("estimate_ms", self.estimate_ms.flatten().unwrap_or(0), 0, MAX_ESTIMATE_MS)
+            .rule(
+                self.depends_on.as_ref().is_none_or(|on| on.len() <= 256),
+                "depends_on",
+                "too_many",
+                "at most 256 entries",
+            )
             .rule(*self != Self::default(), "", "empty", "at least one field must be given");
         check = check_described(
             check,
@@ -499,6 +518,67 @@ pub struct Reason {
 impl Body for Reason {
     fn check(&self) -> Result<(), Vec<FieldError>> {
         Check::default().maybe("reason", self.reason.as_ref(), 2_000).done()
+    }
+}
+
+fn is_yes(yes: &bool) -> bool {
+    *yes
+}
+
+/// Nobody is to do it any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CancelTask {
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its open subtasks are cancelled with it, and theirs; `true` when absent. Tasks that
+    /// depend on it are not touched.
+    #[serde(skip_serializing_if = "is_yes")]
+    pub cascade: bool,
+}
+
+impl Default for CancelTask {
+    fn default() -> Self {
+        Self { reason: None, cascade: true }
+    }
+}
+
+impl From<Reason> for CancelTask {
+    fn from(why: Reason) -> Self {
+        Self { reason: why.reason, ..Self::default() }
+    }
+}
+
+impl Body for CancelTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default().maybe("reason", self.reason.as_ref(), 2_000).done()
+    }
+}
+
+/// It has stood still for too long: the managers found at which task that lies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EscalateTask {
+    /// Since when it stands still.
+    pub since: DateTime<Utc>,
+    /// When that is too long.
+    pub due_at: DateTime<Utc>,
+    /// Where that one stands; absent where it was never submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_state: Option<TaskState>,
+    /// From the task itself to the one at which it lies: each waits for the next.
+    pub path: Vec<TaskId>,
+}
+
+impl Body for EscalateTask {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default()
+            .rule(!self.path.is_empty(), "path", "required", "the task itself, at least")
+            .rule(self.path.len() <= super::MAX_WALK, "path", "too_many", "at most 1,000 entries")
+            .time("since", Some(self.since))
+            .time("due_at", Some(self.due_at))
+            .done()
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::state::TaskState;
 use crate::ids::{AgentId, TaskId};
 
 /// Most candidates that a record names.
@@ -124,10 +125,15 @@ pub enum Learnt {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rest: Option<DateTime<Utc>>,
     },
-    /// A dependency that had ended before anybody waited for it was found done.
-    Done {
+    /// How a dependency stands that had ended before anybody waited for it.
+    Found {
         /// The dependency.
         task: TaskId,
+        /// Its state.
+        state: TaskState,
+        /// It is off every list.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        archived: bool,
         /// Before which decision it was learnt.
         before: u64,
         /// And after which log position.
@@ -139,14 +145,14 @@ impl Learnt {
     /// The number of the first decision that knew of it.
     pub const fn before(&self) -> u64 {
         match self {
-            Self::Lost { before, .. } | Self::Done { before, .. } => *before,
+            Self::Lost { before, .. } | Self::Found { before, .. } => *before,
         }
     }
 
     /// The log position after which it was learnt.
     pub const fn after(&self) -> u64 {
         match self {
-            Self::Lost { after, .. } | Self::Done { after, .. } => *after,
+            Self::Lost { after, .. } | Self::Found { after, .. } => *after,
         }
     }
 }

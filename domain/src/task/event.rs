@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Dependency;
 use super::affinity::Affinity;
 use super::command::{Attachment, RetryPolicy};
 use super::decision::Decision;
@@ -55,14 +56,28 @@ events! {
         /// The agent was silent past the lease.
         LeaseExpired(TaskLeaseExpired) = "lease_expired" v 1,
         /// Nobody is to do it any more.
-        Cancelled(TaskEnded) = "cancelled" v 1,
+        Cancelled(TaskCancelled) = "cancelled" v 1,
         /// It waits in the queue again.
         Requeued(TaskEnded) = "requeued" v 1,
         /// It is off every list.
         Archived(TaskNoted) = "archived" v 1,
         /// It should have been done by now and is not.
         Overdue(TaskOverdue) = "overdue" v 1,
+        /// It has stood still for too long.
+        Escalated(TaskEscalated) = "escalated" v 1,
     }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(yes: &bool) -> bool {
+    *yes
 }
 
 /// All that was known at submission; see `SubmitTask` for the fields.
@@ -83,6 +98,8 @@ pub struct TaskSubmitted {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<TaskId>,
     pub depends_on: Vec<TaskId>,
+    #[serde(default, skip_serializing_if = "Dependency::is_default")]
+    pub dependency: Dependency,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +109,9 @@ pub struct TaskSubmitted {
     pub concurrency_key: Option<String>,
     pub retry: RetryPolicy,
     pub submitted_at: DateTime<Utc>,
+    /// How many tasks stand above it: its parent, the parent's parent, and so on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +204,37 @@ pub struct TaskOverdue {
     pub due_at: DateTime<Utc>,
     /// Where it stands instead.
     pub state: TaskState,
+    /// The task's queue.
+    pub queue: String,
+}
+
+/// Nobody is to do it any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskCancelled {
+    /// The task's queue.
+    pub queue: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its open subtasks are to be cancelled too.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub cascade: bool,
+}
+
+/// It has stood still for too long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskEscalated {
+    /// Since when it stands still.
+    pub since: DateTime<Utc>,
+    /// Where it stands itself.
+    pub state: TaskState,
+    /// The task at which it lies: itself, or the last of those it waits for.
+    pub head: TaskId,
+    /// Where that one stands; absent where it was never submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_state: Option<TaskState>,
+    /// From the task itself to that one: each waits for the next.
+    pub path: Vec<TaskId>,
     /// The task's queue.
     pub queue: String,
 }

@@ -13,7 +13,9 @@ mod aggregate;
 mod assignment;
 mod command;
 mod decision;
+mod dependency;
 mod event;
+mod links;
 mod state;
 mod upcast;
 
@@ -22,5 +24,7 @@ pub use aggregate::{Lease, SCHEDULER, Task};
 pub use assignment::*;
 pub use command::*;
 pub use decision::*;
+pub use dependency::*;
 pub use event::*;
+pub use links::*;
 pub use state::TaskState;

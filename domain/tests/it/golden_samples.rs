@@ -26,6 +26,7 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Task, "submit assign ~expire_lease assign fail! requeue cancel archive"),
     (StreamType::Task, "submit assign complete archive"),
     (StreamType::Task, "submit due ~mark_overdue cancel"),
+    (StreamType::Task, "submit ~escalate assign start block ~escalate cancel"),
     (
         StreamType::Task,
         "submit assign start fail assign start fail assign start fail requeue assign fail! discard",
@@ -51,8 +52,32 @@ pub fn samples() -> Vec<Event> {
             all.extend(live(*kind, life, style));
         }
     }
+    all.extend(DECIDED.iter().map(|payload| {
+        Event::decode(StreamType::Task, "assigned", 1, payload.as_bytes()).expect("an event")
+    }));
     all
 }
+
+/// What the scheduler alone may say: how it came to an assignment.
+const DECIDED: &[&str] = &[
+    r#"{"agent_id":"0192f0c0-0000-7000-8000-000000000001","attempt":1,"lease_token":1,
+    "lease_expires_at":"2026-01-01T00:00:30Z","queue":"default","decision":{"session":7,"nth":1,
+    "seen":12,"at":"2026-01-01T00:00:00.000001Z",
+    "agent_id":"0192f0c0-0000-7000-8000-000000000001","choice":"queue",
+    "candidates":[{"id":"0192f0c0-0000-7000-8000-0000000000aa","score":-33554432}],"of":1}}"#,
+    r#"{"agent_id":"0192f0c0-0000-7000-8000-000000000001","attempt":1,"lease_token":1,
+    "lease_expires_at":"2026-01-01T00:00:30Z","queue":"default","reason":"it fits",
+    "decision":{"session":7,"nth":3,"seen":14,"at":"2026-01-01T00:00:01Z",
+    "agent_id":"0192f0c0-0000-7000-8000-000000000001","choice":"listeners",
+    "candidates":[{"id":"0192f0c0-0000-7000-8000-000000000001","score":50},
+    {"id":"0192f0c0-0000-7000-8000-000000000002","score":-51}],"of":9,
+    "rejected":{"capability":1,"label":2,"sticky":3},"learnt":[
+    {"lost":{"nth":2,"task":"0192f0c0-0000-7000-8000-0000000000aa",
+    "agent":"0192f0c0-0000-7000-8000-000000000002","seen":13,"at":"2026-01-01T00:00:00.5Z",
+    "before":3,"after":14,"rest":"2026-01-01T00:00:01.5Z"}},
+    {"found":{"task":"0192f0c0-0000-7000-8000-0000000000ab","state":"done","before":3,
+    "after":13}}]}}"#,
+];
 
 fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
     let mut state = Aggregate::new(kind);
@@ -127,6 +152,10 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
         }
         (StreamType::Task, "assign" | "reassign") => agent,
         (StreamType::Task, "block") => format!(r#""reason":"{word}""#),
+        (StreamType::Task, "escalate") => format!(
+            r#""since":"2026-01-01T00:00:0{token}Z","due_at":"2026-01-01T00:00:0{n}Z",
+            "path":["0192f0c0-0000-7000-8000-00000000000{n}"]"#
+        ),
         (
             StreamType::Task,
             "start" | "progress" | "complete" | "fail" | "extend" | "release" | "expire_lease",
@@ -193,10 +222,14 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             "labels":{"zone":"eu","team":"film"},"assignees":["ada"],
             "parent_id":"0192f0c0-0000-7000-8000-0000000000aa",
             "depends_on":["0192f0c0-0000-7000-8000-0000000000ab"],
+            "dependency":{"need":"any","on":"end"},
             "due_at":"2026-06-01T12:00:00Z","run_at":"2026-01-01T00:00:00.5Z",
             "concurrency_key":"film-7","estimate_ms":90000,
             "attachments":[{"name":"script","url":"s3://b/script","media_type":"text/plain"}],
             "acceptance_criteria":["it plays"],"deliverables":["a film"],
+            "affinity":{"required":[{"label":"zone","in":["eu"]}],"excluded":[{"label":"spot"}],
+            "preferred":[{"label":"gpu","points":-5}],"apart_from":["previous"],"max_cost":9,
+            "sticky":{"to":"parent","label":"node","wait_ms":500}},
             "retry":{"max_attempts":3,"backoff_ms":500,"backoff_max_ms":9000,"retryable":["net"]}"#
         }
         (StreamType::Task, "update") => {
@@ -211,12 +244,14 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Task, "fail") => r#""error":{"exit":137},"class":"net","retry_after_ms":1500"#,
         (StreamType::Task, "extend") => r#""lease_ms":90000"#,
         (StreamType::Task, "block") => r#""lifted_by":["test"]"#,
+        (StreamType::Task, "cancel") => r#""reason":"so it was decided","cascade":false"#,
+        (StreamType::Task, "escalate") => r#""head_state":"review""#,
         (StreamType::Task, "start" | "expire_lease") => "",
         (StreamType::Task, "requeue") => r#""reason":"mended","changes":{"priority":"high"}"#,
         (StreamType::Agent, "register") => {
             r#""role":"coder","capabilities":["rust"],"labels":["gpu"],"slots":4,
             "memory_context":"likes tests","profile":{"command":["run"]},"version":"1.2.3",
-            "endpoint":"http://localhost:9","ttl_ms":5000"#
+            "endpoint":"http://localhost:9","ttl_ms":5000,"cost":7"#
         }
         (StreamType::Agent, "update") => {
             r#""role":"lead","capabilities":["review"],"labels":{"a":"b"},"memory_context":"m""#
@@ -232,7 +267,7 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Operation, "fail") | (StreamType::Crew, "assemble" | "assign_role") => "",
         (StreamType::Queue, "configure") => {
             r#""policy":{"mode":"strict","weights":{"critical":5,"low":1},"aging_ms":60000,
-            "weight":3,"limits":[{"key":"queue","max_running":10,"guaranteed":2},
+            "weight":3,"scoring":{"load":0,"sticky":4},"limits":[{"key":"queue","max_running":10,"guaranteed":2},
             {"key":"task.labels.customer","rate":{"per_s":2.5,"burst":10}}]}"#
         }
         _ => r#""reason":"so it was decided""#,
@@ -258,7 +293,7 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Task, "complete" | "submit_for_review") => r#""result":[[[]],{},"\u2028"]"#,
         (StreamType::Task, "fail") => r#""error":"line 1\nline 2\ttab","class":"""#,
         (StreamType::Task, "extend") => r#""lease_ms":1000"#,
-        (StreamType::Task, "start" | "block" | "expire_lease") => "",
+        (StreamType::Task, "start" | "block" | "expire_lease" | "escalate") => "",
         (StreamType::Agent, "register") => r#""profile":"small","labels":{},"memory_context":"""#,
         (StreamType::Agent, "update") => r#""capabilities":[],"memory_context":"\u2028\n""#,
         (StreamType::Operation, "accept") => r#""input":[18446744073709551617]"#,

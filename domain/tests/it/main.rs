@@ -14,6 +14,7 @@ mod schedule_times;
 mod support;
 mod task;
 mod task_lease;
+mod task_links;
 mod task_retry;
 mod task_table;
 mod walk;

@@ -55,6 +55,10 @@ pub fn ended() -> TaskEnded {
     TaskEnded { queue: "default".into(), reason: None }
 }
 
+pub fn cancelled() -> TaskCancelled {
+    TaskCancelled { queue: "default".into(), reason: None, cascade: true }
+}
+
 pub fn why(text: &str) -> Reason {
     Reason { reason: Some(text.into()) }
 }
@@ -99,7 +103,7 @@ fn a_second_submission_finds_the_id_taken() {
 
 #[test]
 fn nothing_can_be_asked_of_a_task_that_was_never_submitted() {
-    for command in [C::Cancel(Reason::default()), C::Assign(to(1)), completed(1)] {
+    for command in [C::Cancel(CancelTask::default()), C::Assign(to(1)), completed(1)] {
         assert_eq!(code(when(&[], command)), Code::NotFound);
     }
 }
@@ -289,7 +293,7 @@ fn an_operator_blocks_and_unblocks_without_a_token() {
 
 #[test]
 fn an_archived_task_takes_no_command() {
-    let given = [submitted(), E::Cancelled(ended()), E::Archived(noted())];
+    let given = [submitted(), E::Cancelled(cancelled()), E::Archived(noted())];
     for command in [C::Archive(Reason::default()), C::Requeue(RequeueTask::default()), completed(1)]
     {
         let refusal = when(&given, command).expect_err("refused");

@@ -52,8 +52,8 @@ fn a_stale_token_is_refused_whatever_the_clock_says_and_whatever_became_of_the_t
         vec![assigned(2, 2), started(2)],
         vec![assigned(2, 2), E::Blocked(TaskBlocked { reason: "r".into(), lifted_by: vec![] })],
         vec![assigned(2, 2), E::ReviewRequested(TaskReviewRequested { result: Json::null() })],
-        vec![E::Cancelled(ended())],
-        vec![E::Cancelled(ended()), E::Archived(noted())],
+        vec![E::Cancelled(cancelled())],
+        vec![E::Cancelled(cancelled()), E::Archived(noted())],
     ];
     for then in later {
         let given = [first.clone(), then].concat();

@@ -9,7 +9,7 @@ use crate::task::*;
 /// `state | command=events…`; whatever a row does not name is refused there.
 const TABLE: &str = "
 inbox       | mark_overdue=overdue update=updated assign=assigned requeue=requeued cancel=cancelled archive=archived
-queued      | mark_overdue=overdue update=updated assign=assigned cancel=cancelled archive=archived
+queued      | mark_overdue=overdue escalate=escalated update=updated assign=assigned cancel=cancelled archive=archived
 assigned    | mark_overdue=overdue update=updated assign= start=started progress=started+progressed block=started+blocked
 assigned    | submit_for_review=started+review_requested complete=started+completed
 assigned    | fail=attempt_failed extend=lease_extended release=released unassign=unassigned
@@ -18,7 +18,7 @@ in_progress | mark_overdue=overdue update=updated start= progress=progressed blo
 in_progress | submit_for_review=review_requested complete=completed fail=attempt_failed
 in_progress | extend=lease_extended release=released unassign=unassigned
 in_progress | reassign=unassigned+assigned cancel=cancelled expire_lease=lease_expired
-blocked     | mark_overdue=overdue update=updated unblock=unblocked complete=completed fail=attempt_failed
+blocked     | mark_overdue=overdue escalate=escalated update=updated unblock=unblocked complete=completed fail=attempt_failed
 blocked     | extend=lease_extended release=released unassign=unassigned
 blocked     | reassign=unassigned+assigned cancel=cancelled expire_lease=lease_expired
 review      | mark_overdue=overdue update=updated approve=approved+completed reject=rejected cancel=cancelled
@@ -60,7 +60,7 @@ fn history_on_time(state: TaskState) -> Vec<E> {
         })),
         S::Failed => with(E::Failed(TaskFailed { error, queue })),
         S::Dead => with(E::DeadLettered(TaskDeadLettered { attempts: 1, error, queue })),
-        S::Cancelled => with(E::Cancelled(ended())),
+        S::Cancelled => with(E::Cancelled(cancelled())),
     }
 }
 
@@ -71,6 +71,11 @@ fn body(name: &str, token: u64) -> String {
         "update" => r#"{"title":"u"}"#.into(),
         "assign" | "reassign" => format!(r#"{{"agent_id":"{}"}}"#, domain::AgentId::nth(1)),
         "block" => r#"{"reason":"r"}"#.into(),
+        "escalate" => format!(
+            r#"{{"since":"{0}","due_at":"{0}","path":["{1}"]}}"#,
+            at(1).to_rfc3339(),
+            domain::TaskId::nth(1)
+        ),
         "start" | "progress" | "complete" | "fail" | "extend" | "release" | "expire_lease" => {
             format!(r#"{{"lease_token":{token}}}"#)
         }
@@ -132,7 +137,7 @@ fn a_refusal_lists_exactly_what_would_have_an_effect() {
     for state in TaskState::ALL {
         // What comes due is the managers' to record, a repeat is no step.
         let effective = |name: &&'static str| {
-            !["expire_lease", "mark_overdue"].contains(name)
+            !["expire_lease", "mark_overdue", "escalate"].contains(name)
                 && row(state, name).is_some_and(|events| !events.is_empty())
         };
         let mut expected: Vec<&str> = C::NAMES.iter().copied().filter(effective).collect();

@@ -100,7 +100,17 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
         "block" if pick % 2 == 0 => r#"{"reason":"r"}"#.into(),
         "block" => format!(r#"{{"reason":"r","lease_token":{lease}}}"#),
         "update" if matches!(state, Aggregate::Agent(_)) => r#"{"slots":2}"#.into(),
+        "update" if pick % 5 == 2 => {
+            r#"{"depends_on":["0192f0c0-0000-7000-8000-0000000000ab"]}"#.into()
+        }
+        "update" if pick % 5 == 3 => r#"{"dependency":{"need":"any","on":"end"}}"#.into(),
         "update" => r#"{"description":null,"priority":"low"}"#.into(),
+        "escalate" => format!(
+            r#"{{"since":"2026-01-01T00:00:0{}Z","due_at":"2026-01-01T00:0{}:00Z",
+            "path":["0192f0c0-0000-7000-8000-0000000000ab"]}}"#,
+            pick % 3,
+            pick % 10
+        ),
         "register" => {
             let known = match state {
                 Aggregate::Agent(agent) if pick % 8 != 7 => agent.name.as_str(),
@@ -146,7 +156,10 @@ pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
 pub fn unlisted(command: &Command) -> bool {
     match command {
         Command::Task(command) => {
-            matches!(command, TaskCommand::Submit(_) | TaskCommand::ExpireLease(_))
+            matches!(
+                command,
+                TaskCommand::Submit(_) | TaskCommand::ExpireLease(_) | TaskCommand::Escalate(_)
+            )
         }
         Command::Agent(command) => matches!(command, AgentCommand::Register(_)),
         Command::Operation(command) => matches!(command, OperationCommand::Accept(_)),

@@ -59,6 +59,14 @@ impl Client {
         self.get("v1/tasks", query).await
     }
 
+    /// A page of the parts of a task.
+    ///
+    /// # Errors
+    /// When there is no such task or no answer comes.
+    pub async fn task_children(&self, id: Uuid, query: Query<'_>) -> Result<Value, Error> {
+        self.get(&format!("v1/tasks/{id}/children"), query).await
+    }
+
     /// What a task waits for, and why.
     ///
     /// # Errors

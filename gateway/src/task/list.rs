@@ -42,6 +42,8 @@ pub struct TaskParams {
     q: Option<String>,
     /// Due before this time (RFC 3339).
     due_before: Option<String>,
+    /// Only those that stand still for too long.
+    escalated: Option<bool>,
     /// Those that are archived instead of those that are not.
     archived: Option<bool>,
     /// 1 to 200; 50 when absent.
@@ -62,6 +64,7 @@ impl TaskParams {
             parent: params::id("parent", self.parent.as_deref())?,
             q: params::text("q", self.q)?,
             due_before: params::time("due_before", self.due_before.as_deref())?,
+            escalated: self.escalated.unwrap_or_default(),
             archived: self.archived.unwrap_or_default(),
         })
     }

@@ -18,7 +18,7 @@ use crate::view;
 
 const TASK: StreamType = StreamType::Task;
 /// Commands that have a route of their own, or that only the system gives.
-pub(crate) const NOT_HERE: &[&str] = &["submit", "expire_lease"];
+pub(crate) const NOT_HERE: &[&str] = &["submit", "expire_lease", "escalate"];
 
 /// Submits a task; 201 once its first event is durable.
 ///

@@ -5,7 +5,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use commands::Waits;
 use domain::agent::AgentState;
-use domain::task::{TaskEvent, TaskState};
+use domain::task::{Need, TaskEvent, TaskState};
 use domain::{AgentId, Event, Recorded, TaskId, Timestamp};
 use projections::agents::{AgentFilter, AgentView};
 use projections::tasks::TaskView;
@@ -42,7 +42,7 @@ pub struct Why {
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WhyReason {
-    /// A stable word: `run_at`, `backoff`, `dependency`, `queue_paused`, `queue_draining`,
+    /// A stable word: `run_at`, `backoff`, `dependency`, `dependency_lost`, `chain_stuck`, `queue_paused`, `queue_draining`,
     /// `limit_full`, `rate_limited`, `key_in_line`, `no_agent`, `agents_busy`,
     /// `next_in_line`, `being_assigned`, `inbox`, `assigned`, `running`, `blocked`,
     /// `review`, `ended`, `archived`.
@@ -110,19 +110,34 @@ pub async fn why_task(
 ) -> ApiResult {
     let found = super::list::exists(&app, &caller, id.into(), fresh).await?;
     let (task, tenant) = (found.value, &caller.tenant);
-    let mut open = Vec::new();
-    for dependency in &task.depends_on {
-        let state = app.doors.queries.task(tenant, *dependency, fresh.wait).await?.value;
-        if state.is_none_or(|task| task.state != TaskState::Done) {
-            open.push(*dependency);
+    let (mut open, mut lost, mut met) = (Vec::new(), Vec::new(), false);
+    for on in &task.depends_on {
+        let found = app.doors.queries.task(tenant, *on, fresh.wait).await?.value;
+        let (state, archived) = found
+            .as_ref()
+            .map_or((TaskState::Queued, false), |on| (on.state, on.archived_at.is_some()));
+        if task.dependency.is_met_by(state, archived) {
+            met = true;
+        } else if let Some(on) = found.filter(|_| task.dependency.is_lost_by(state, archived)) {
+            lost.push((on.id, on.state, on.position));
+        } else {
+            open.push(*on);
         }
+    }
+    if met && task.dependency.need == Need::Any {
+        (open, lost) = (Vec::new(), Vec::new());
     }
     let behind = task.version.saturating_sub(LAST_EVENTS);
     let last =
         app.doors.reader.log.read_stream(tenant, id, behind, LAST_EVENTS as usize * 2).await?;
     let agents = agents(&app, &caller).await?;
-    let facts =
-        Facts { now: app.doors.clock.now(), retry_at: retry_at(&last), open, agents: &agents };
+    let facts = Facts {
+        now: app.doors.clock.now(),
+        retry_at: retry_at(&last),
+        open,
+        lost,
+        agents: &agents,
+    };
     let mut told = reasons(&task, &facts);
     if task.state == TaskState::Queued && task.archived_at.is_none() {
         // The scheduler knows more, where it runs in this process: limits, and who holds them.
@@ -177,7 +192,10 @@ fn retry_at(events: &[Arc<Recorded>]) -> Option<Timestamp> {
 struct Facts<'a> {
     now: Timestamp,
     retry_at: Option<Timestamp>,
+    /// Dependencies that may still give what is needed.
     open: Vec<TaskId>,
+    /// Those that can no longer, with their states and last events.
+    lost: Vec<(TaskId, TaskState, u64)>,
     agents: &'a [AgentView],
 }
 
@@ -236,6 +254,12 @@ fn queued(task: &TaskView, facts: &Facts<'_>) -> Vec<WhyReason> {
     if let Some(at) = facts.retry_at.filter(|at| *at > facts.now) {
         let message = format!("attempt {} failed; the next is due at {at}", task.attempt);
         reasons.push(WhyReason::new("backoff", message).until(Some(at)));
+    }
+    for (on, state, position) in &facts.lost {
+        let message = format!("task {on} is {} and will not be done", state.as_str());
+        let release = "its requeue, other `depends_on` for this task, or cancelling this one";
+        let reason = WhyReason::new("dependency_lost", message).about([on.0]);
+        reasons.push(reason.released_by(release, *position));
     }
     if !facts.open.is_empty() {
         let message = format!("{} tasks must be done before it", facts.open.len());

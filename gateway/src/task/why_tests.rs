@@ -9,7 +9,8 @@ fn task(change: serde_json::Value) -> TaskView {
         "children": [], "created_by": "me", "created_at": "2026-01-01T00:00:00Z",
         "updated_at": "2026-01-01T00:00:00Z", "due_at": null, "run_at": null,
         "progress": null, "result": null, "error": null, "archived_at": null,
-        "overdue_at": null, "blocked": null, "review": null, "attachments": [],
+        "overdue_at": null, "dependency": { "need": "all", "on": "success" }, "subtasks": null,
+        "escalation": null, "blocked": null, "review": null, "attachments": [],
         "estimate_ms": null, "acceptance_criteria": [], "deliverables": [], "affinity": {},
         "version": 1, "position": 1,
     });
@@ -48,7 +49,7 @@ fn codes_with(
     open: Vec<TaskId>,
 ) -> Vec<String> {
     let now = "2026-01-01T12:00:00Z".parse().expect("a time");
-    let facts = Facts { now, retry_at, open, agents };
+    let facts = Facts { now, retry_at, open, lost: vec![], agents };
     reasons(task, &facts).into_iter().map(|reason| reason.code).collect()
 }
 

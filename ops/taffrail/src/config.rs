@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use domain::macros::Body;
-use domain::task::TaskTypes;
+use domain::task::{MAX_SUBTASKS, SubtaskLimits, TaskTypes};
 use serde::{Deserialize, Serialize};
 
 /// Where a setting's value came from.
@@ -65,6 +65,9 @@ const SETTINGS: &[Setting] = &[
     setting("cache_streams", "TAFFRAIL_CACHE_STREAMS", "50000"),
     setting("task_types", "TAFFRAIL_TASK_TYPES", ""),
     setting("dead_letter_days", "TAFFRAIL_DEAD_LETTER_DAYS", ""),
+    setting("subtask_depth", "TAFFRAIL_SUBTASK_DEPTH", "8"),
+    setting("subtasks_per_task", "TAFFRAIL_SUBTASKS_PER_TASK", "1000"),
+    setting("escalate_after_ms", "TAFFRAIL_ESCALATE_AFTER_MS", "3600000"),
 ];
 
 /// One resolved setting.
@@ -255,6 +258,26 @@ impl Config {
         Ok(Some(Duration::from_secs(days * 86_400)))
     }
 
+    /// How far tasks may be split.
+    ///
+    /// # Errors
+    /// When the depth is no number between 0 and 64, or the subtasks of one task between 0 and
+    /// 1,000.
+    pub fn subtasks(&self) -> anyhow::Result<SubtaskLimits> {
+        let depth = self.number("subtask_depth", 0, 64)?;
+        let per_task = self.number("subtasks_per_task", 0, MAX_SUBTASKS.into())?;
+        Ok(SubtaskLimits { depth: depth as u32, per_task: per_task as u32 })
+    }
+
+    /// After how long a task that stands still is escalated; `None`: never.
+    ///
+    /// # Errors
+    /// When it is no number of milliseconds up to a year.
+    pub fn escalate_after(&self) -> anyhow::Result<Option<Duration>> {
+        let ms = self.number("escalate_after_ms", 0, 365 * 86_400_000)?;
+        Ok((ms > 0).then(|| Duration::from_millis(ms)))
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -267,6 +290,8 @@ impl Config {
         self.cache_streams()?;
         self.task_types()?;
         self.dead_letters_kept()?;
+        self.subtasks()?;
+        self.escalate_after()?;
         Ok(())
     }
 
@@ -344,6 +369,24 @@ mod tests {
         };
         assert!(wrong(r#"{"a":{"retry":{"max_attempts":0}}}"#).contains("max_attempts"));
         assert!(wrong("7").contains("task_types"));
+    }
+
+    #[test]
+    fn limits_of_subtasks_and_the_escalation_are_numbers_within_bounds() {
+        let resolve = |name: &'static str, text: &str| {
+            let flags = Flags::from([(name, text.to_owned())]);
+            Config::resolve_from(&flags, None, |_| None).unwrap()
+        };
+        let config = resolve("subtask_depth", "2");
+        assert_eq!(config.subtasks().unwrap(), SubtaskLimits { depth: 2, per_task: 1_000 });
+        assert_eq!(config.escalate_after().unwrap(), Some(Duration::from_secs(3_600)));
+        assert_eq!(resolve("escalate_after_ms", "0").escalate_after().unwrap(), None);
+        for (name, wrong) in
+            [("subtask_depth", "65"), ("subtasks_per_task", "1001"), ("escalate_after_ms", "-1")]
+        {
+            let error = resolve(name, wrong).check().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 
     #[test]

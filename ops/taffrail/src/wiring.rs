@@ -181,6 +181,7 @@ pub async fn start(
             queue: config.queue_capacity()?,
             cache: config.cache_streams()?,
             task_types: Arc::new(config.task_types()?),
+            subtasks: config.subtasks()?,
             ..Default::default()
         };
         let (door, role) = commands::processor(log.clone(), feed.clone(), clock.clone(), limits);
@@ -242,6 +243,7 @@ pub async fn start(
             works,
             ManagersConfig {
                 dead_letters_kept: config.dead_letters_kept()?,
+                escalate_after: config.escalate_after()?,
                 ..ManagersConfig::default()
             },
         );

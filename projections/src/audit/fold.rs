@@ -128,6 +128,7 @@ fn agent_of(recorded: &Recorded, event: &Event) -> Option<AgentId> {
             | TaskEvent::Cancelled(_)
             | TaskEvent::Requeued(_)
             | TaskEvent::Overdue(_)
+            | TaskEvent::Escalated(_)
             | TaskEvent::Archived(_) => None,
         },
         Event::Crew(CrewEvent::RoleAssigned(role)) => Some(role.agent_id),

@@ -59,6 +59,10 @@ fn task(event: &TaskEvent) -> String {
         E::Requeued(why) => because(format!("back into {}", why.queue), &why.reason),
         E::Archived(why) => because("archived".into(), &why.reason),
         E::Overdue(late) => format!("not done by {}", late.due_at),
+        E::Escalated(said) => {
+            let stands = said.head_state.map_or("was never submitted", |state| state.as_str());
+            format!("stands still since {}: {} {stands}", said.since, said.head)
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Counters {
     pub requeued: u64,
     /// Tasks that were not done in time.
     pub overdue: u64,
+    /// Tasks that stood still for too long.
+    pub escalated: u64,
 }
 
 impl Counters {
@@ -63,6 +65,7 @@ impl Counters {
         self.lease_expired += other.lease_expired;
         self.requeued += other.requeued;
         self.overdue += other.overdue;
+        self.escalated += other.escalated;
     }
 }
 
@@ -155,6 +158,7 @@ impl Projection for Metrics {
             E::LeaseExpired(_) => counters.lease_expired += 1,
             E::Requeued(_) => counters.requeued += 1,
             E::Overdue(_) => counters.overdue += 1,
+            E::Escalated(_) => counters.escalated += 1,
             E::Updated(_)
             | E::Unassigned(_)
             | E::Progressed(_)
@@ -189,9 +193,11 @@ fn queue_of(event: &TaskEvent) -> Option<&str> {
         E::AttemptFailed(failed) => Some(&failed.queue),
         E::Failed(failed) => Some(&failed.queue),
         E::DeadLettered(dead) => Some(&dead.queue),
-        E::Cancelled(ended) | E::Requeued(ended) => Some(&ended.queue),
+        E::Cancelled(ended) => Some(&ended.queue),
+        E::Requeued(ended) => Some(&ended.queue),
         E::LeaseExpired(expired) => Some(&expired.queue),
         E::Overdue(late) => Some(&late.queue),
+        E::Escalated(said) => Some(&said.queue),
         E::Released(_) => Some(ALL_QUEUES),
         E::Updated(_)
         | E::Unassigned(_)

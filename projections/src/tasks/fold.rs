@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use domain::task::{
-    Affinity, Attachment, TaskBlocked, TaskEvent, TaskNoted, TaskState, TaskSubmitted, TaskUpdated,
+    Affinity, Attachment, Dependency, TaskBlocked, TaskEscalated, TaskEvent, TaskNoted, TaskState,
+    TaskSubmitted, TaskUpdated,
 };
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Event, Json, Recorded, TaskId, Timestamp};
@@ -19,7 +20,7 @@ pub struct Tasks;
 
 /// What is kept of a task; see [`super::TaskView`] for the fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the same fields as TaskView, but for the two explained")]
+#[expect(missing_docs, reason = "the same fields as TaskView, but for those explained")]
 pub struct TaskRow {
     pub title: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,6 +48,8 @@ pub struct TaskRow {
     pub parent_id: Option<TaskId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<TaskId>,
+    #[serde(default, skip_serializing_if = "Dependency::is_default")]
+    pub dependency: Dependency,
     pub created_by: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -62,6 +65,8 @@ pub struct TaskRow {
     pub error: Json,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<Escalation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<TaskBlocked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +89,25 @@ pub struct TaskRow {
     pub created: u64,
     /// Since when it waits in its queue; the queue's age is the oldest of these.
     pub queued_at: Timestamp,
+    /// How far its agent last said it is, in whole percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
+}
+
+/// That a task stands still for too long, and where that lies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Escalation {
+    /// When that was recorded.
+    pub at: DateTime<Utc>,
+    /// Since when it stands still.
+    pub since: DateTime<Utc>,
+    /// The task at which it lies: itself, or the last of those it waits for.
+    pub head: TaskId,
+    /// Where that one stood; absent where it was never submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_state: Option<TaskState>,
+    /// From the task itself to that one: each waits for the next.
+    pub path: Vec<TaskId>,
 }
 
 /// The last verdict on a task's result.
@@ -116,6 +140,8 @@ impl Projection for Tasks {
         Column::new("capabilities", ColumnKind::Words),
         Column::new("labels", ColumnKind::Words),
         Column::new("search", ColumnKind::Text),
+        Column::new("percent", ColumnKind::Int),
+        Column::new("escalated_at", ColumnKind::Int),
     ];
     type Key = Uuid;
     type Row = TaskRow;
@@ -167,7 +193,16 @@ impl Projection for Tasks {
             Cell::Words(row.capabilities.clone()),
             Cell::Words(label_terms(&row.labels)),
             Cell::Text(Some(search_text(&row.title, row.description.as_deref()))),
+            Cell::Int(row.percent.map(i64::from)),
+            Cell::instant(row.escalation.as_ref().map(|said| said.at)),
         ]
+    }
+}
+
+impl Escalation {
+    fn of(said: &TaskEscalated, at: Timestamp) -> Self {
+        let TaskEscalated { since, head, head_state, path, .. } = said.clone();
+        Self { at, since, head, head_state, path }
     }
 }
 
@@ -197,6 +232,7 @@ impl TaskRow {
             lease_expires_at: None,
             parent_id: new.parent_id,
             depends_on: new.depends_on,
+            dependency: new.dependency,
             created_by: recorded.actor.as_ref().to_owned(),
             created_at: new.submitted_at,
             updated_at: recorded.occurred_at,
@@ -206,6 +242,7 @@ impl TaskRow {
             result: Json::null(),
             error: Json::null(),
             overdue_at: None,
+            escalation: None,
             blocked: None,
             review: None,
             attachments: new.attachments,
@@ -218,6 +255,7 @@ impl TaskRow {
             position: recorded.position,
             created: recorded.position,
             queued_at: recorded.occurred_at,
+            percent: None,
         }
     }
 
@@ -238,6 +276,7 @@ impl TaskRow {
                 self.attempt = to.attempt;
                 self.lease_expires_at = Some(to.lease_expires_at);
                 self.progress = Json::null();
+                (self.percent, self.escalation) = (None, None);
             }
             E::Unassigned(_) | E::Released(_) => {
                 self.attempt = self.attempt.saturating_sub(1);
@@ -245,9 +284,12 @@ impl TaskRow {
             }
             E::Started(_) | E::Unblocked(_) => {
                 self.state = TaskState::InProgress;
-                self.blocked = None;
+                (self.blocked, self.escalation) = (None, None);
             }
-            E::Progressed(far) => self.progress = Json::of(far),
+            E::Progressed(far) => {
+                self.progress = Json::of(far);
+                self.percent = far.percent.map(|percent| percent as u8);
+            }
             E::Blocked(by) => {
                 self.state = TaskState::Blocked;
                 self.blocked = Some(by.clone());
@@ -273,6 +315,7 @@ impl TaskRow {
                 self.wait(at);
             }
             E::Overdue(late) => self.overdue_at = Some(late.due_at),
+            E::Escalated(said) => self.escalation = Some(Escalation::of(said, at)),
             E::LeaseExpired(_) => self.wait(at),
             E::Failed(failed) => {
                 self.error = failed.error.clone();
@@ -311,6 +354,11 @@ impl TaskRow {
         if let Some(assignees) = changes.assignees {
             self.assignees = assignees;
         }
+        if let Some(depends_on) = changes.depends_on {
+            self.depends_on = depends_on;
+            self.escalation = None;
+        }
+        self.dependency = changes.dependency.unwrap_or(self.dependency);
         if let Some(due_at) = changes.due_at {
             self.due_at = due_at;
             self.overdue_at = None;
@@ -334,13 +382,14 @@ impl TaskRow {
         self.end(TaskState::Queued);
         self.agent_id = None;
         self.progress = Json::null();
+        self.percent = None;
         self.queued_at = at;
     }
 
     fn end(&mut self, state: TaskState) {
         self.state = state;
         self.lease_expires_at = None;
-        self.blocked = None;
+        (self.blocked, self.escalation) = (None, None);
     }
 }
 

@@ -7,12 +7,14 @@
 
 mod fold;
 mod query;
+mod rollup;
 mod text;
 mod view;
 
-pub use fold::{Review, TaskRow, Tasks};
+pub use fold::{Escalation, Review, TaskRow, Tasks};
 pub use query::TaskFilter;
 pub(crate) use query::{Asked as TaskPage, BY_ID};
+pub use rollup::{Part, RollUp};
 pub use text::TaskText;
 pub use view::TaskView;
 

@@ -7,19 +7,28 @@ use domain::values::Priority;
 use domain::{AgentId, TaskId, TenantId, Timestamp};
 use tokio_postgres::Row;
 
-use super::{TaskText, TaskView};
+use super::{Part, TaskText, TaskView};
 use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
-/// Parts of a task that are named with it.
-const MAX_CHILDREN: u32 = 1_000;
+/// The parts of a task `t`, as [`Part::read`] reads them.
+macro_rules! parts {
+    () => {
+        "ARRAY(SELECT c.key || ' ' ||
+                      CASE WHEN c.archived AND c.state IN ('inbox', 'queued') THEN 'cancelled'
+                           ELSE c.state END || ' ' || coalesce(c.percent, 0)
+               FROM read.tasks c
+               WHERE c.tenant = t.tenant AND c.parent_id = t.key
+               ORDER BY c.created LIMIT 1000) AS parts"
+    };
+}
 
-/// Tasks by id, with the ids of their parts: of tenant `$1`, those among `$2`.
-pub(crate) const BY_ID: &str = "SELECT t.key, t.doc, t.created,
-    ARRAY(SELECT c.key FROM read.tasks c
-          WHERE c.tenant = t.tenant AND c.parent_id = t.key
-          ORDER BY c.created LIMIT 1000) AS children
-    FROM read.tasks t WHERE t.tenant = $1 AND t.key = ANY($2)";
+/// Tasks by id, with their parts: of tenant `$1`, those among `$2`.
+pub(crate) const BY_ID: &str = concat!(
+    "SELECT t.key, t.doc, t.created, ",
+    parts!(),
+    " FROM read.tasks t WHERE t.tenant = $1 AND t.key = ANY($2)"
+);
 
 /// Which tasks to list; an empty filter lists all that are not archived.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -42,6 +51,8 @@ pub struct TaskFilter {
     pub q: Option<String>,
     /// Due before this time.
     pub due_before: Option<Timestamp>,
+    /// Those that stand still for too long.
+    pub escalated: bool,
     /// Those that are archived, instead of those that are not.
     pub archived: bool,
 }
@@ -159,7 +170,7 @@ impl Queries {
 
     async fn task_page(&self, asked: Asked) -> Result<Answer<Page<TaskText>>, QueryError> {
         let Asked { tenant, list, filter, limit, behind } = asked;
-        let page = with_children(listing(&tenant, &filter, limit, behind));
+        let page = with_parts(listing(&tenant, &filter, limit, behind));
         let (seen, rows) =
             self.select(&tenant, &[Model::Tasks], page.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());
@@ -231,6 +242,9 @@ fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<
     if let Some(q) = &filter.q {
         sql.with(" AND strpos(t.search, #) > 0", q.to_lowercase());
     }
+    if filter.escalated {
+        sql.push(" AND t.escalated_at IS NOT NULL");
+    }
     if let Some(behind) = behind {
         sql.with(" AND t.created < #", bigint(behind.position));
     }
@@ -238,19 +252,14 @@ fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<
     if of_one_shape { sql.of_one_shape() } else { sql }
 }
 
-/// Adds the ids of each task's parts, for the rows of the page alone.
-fn with_children(mut page: Sql) -> Sql {
-    page.text = format!(
-        "SELECT t.key, t.doc, t.created,
-                ARRAY(SELECT c.key FROM read.tasks c
-                      WHERE c.tenant = t.tenant AND c.parent_id = t.key
-                      ORDER BY c.created LIMIT {MAX_CHILDREN}) AS children
-         FROM ({}) t",
-        page.text
-    );
+/// Adds each task's parts, for the rows of the page alone.
+fn with_parts(mut page: Sql) -> Sql {
+    page.text = format!("SELECT t.key, t.doc, t.created, {} FROM ({}) t", parts!(), page.text);
     page
 }
 
 fn text(row: &Row) -> Result<TaskText, QueryError> {
-    TaskText::of(row.try_get(FIRST)?, row.try_get(FIRST + 1)?, row.try_get(FIRST + 3)?)
+    let parts: Vec<&str> = row.try_get(FIRST + 3)?;
+    let parts = parts.into_iter().map(Part::read).collect::<Result<Vec<_>, _>>()?;
+    TaskText::of(row.try_get(FIRST)?, row.try_get(FIRST + 1)?, &parts)
 }

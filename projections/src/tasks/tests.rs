@@ -2,7 +2,7 @@ use domain::TaskId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::tasks::{TaskText, TaskView};
+use crate::tasks::{Part, TaskText, TaskView};
 use crate::testing::{History, any_history, task};
 
 fn after(commands: &[(&str, &str)]) -> TaskRow {
@@ -92,6 +92,36 @@ fn an_update_changes_what_it_names_and_clears_what_it_nulls() {
 }
 
 #[test]
+fn an_escalation_is_shown_until_the_task_moves() {
+    let escalate = (
+        "escalate",
+        r#"{"since":"1970-01-01T00:00:00Z","due_at":"1970-01-01T00:00:00Z",
+        "head_state":"blocked","path":["00000000-0000-0000-0000-000000000001",
+        "00000000-0000-0000-0000-000000000002"]}"#,
+    );
+    let row = after(&[SUBMIT, escalate]);
+    let said = row.escalation.clone().unwrap();
+    assert_eq!((said.head, said.head_state), (TaskId::nth(2), Some(TaskState::Blocked)));
+    let column = Tasks::COLUMNS.iter().position(|column| column.name == "escalated_at").unwrap();
+    assert_eq!(Tasks::index(&Uuid::nil(), &row)[column], Cell::instant(Some(said.at)));
+    assert_eq!(after(&[SUBMIT, escalate, ASSIGN]).escalation, None);
+    let other = ("update", r#"{"depends_on":[]}"#);
+    assert_eq!(after(&[SUBMIT, escalate, other]).escalation, None);
+    let block = ("block", r#"{"reason":"r"}"#);
+    let blocked = [SUBMIT, ASSIGN, START, block, escalate];
+    assert!(after(&blocked).escalation.is_some());
+    assert_eq!(after(&[&blocked[..], &[("unblock", "{}")]].concat()).escalation, None);
+}
+
+#[test]
+fn how_far_a_task_is_counts_for_its_parent_while_an_agent_is_at_it() {
+    let progress = ("progress", r#"{"lease_token":1,"percent":41.9}"#);
+    assert_eq!(after(&[SUBMIT, ASSIGN, START, progress]).percent, Some(41));
+    let release = ("release", r#"{"lease_token":1}"#);
+    assert_eq!(after(&[SUBMIT, ASSIGN, START, progress, release]).percent, None);
+}
+
+#[test]
 fn an_archived_task_keeps_its_state() {
     let row = after(&[SUBMIT, ("cancel", "{}"), ("archive", "{}")]);
     assert_eq!(row.state, TaskState::Cancelled);
@@ -101,14 +131,14 @@ fn an_archived_task_keeps_its_state() {
 #[test]
 fn nobody_learns_the_lease_token_from_the_view() {
     let row = after(&[SUBMIT, ASSIGN]);
-    let shown = serde_json::to_string(&TaskView::of(TaskId::nth(1), row, vec![])).unwrap();
+    let shown = serde_json::to_string(&TaskView::of(TaskId::nth(1), row, &[])).unwrap();
     assert!(!shown.contains("token"), "{shown}");
 }
 
 #[test]
 fn the_view_has_the_fields_of_the_contract() {
     let row = after(&[SUBMIT]);
-    let shown = serde_json::to_value(TaskView::of(TaskId::nth(1), row, vec![])).unwrap();
+    let shown = serde_json::to_value(TaskView::of(TaskId::nth(1), row, &[])).unwrap();
     for field in "id title description type queue payload priority state capabilities labels \
                   assignees agent_id attempt max_attempts lease_expires_at parent_id depends_on \
                   children created_by created_at updated_at due_at progress result error version \
@@ -122,11 +152,11 @@ fn the_view_has_the_fields_of_the_contract() {
 /// What is sent for a row: carried over as text, and as the view would write it.
 fn sent(row: &TaskRow, children: &[u128]) -> (String, String) {
     let doc = serde_json::to_string(row).unwrap();
-    let children: Vec<Uuid> = children.iter().map(|n| Uuid::from_u128(*n)).collect();
-    let text = TaskText::of(Uuid::from_u128(1), &doc, children.clone()).unwrap();
+    let part = |n: &u128| Part { id: TaskId::nth(*n), state: TaskState::Done, percent: 100 };
+    let parts: Vec<Part> = children.iter().map(part).collect();
+    let text = TaskText::of(Uuid::from_u128(1), &doc, &parts).unwrap();
     assert_eq!((text.version, text.position), (row.version, row.position));
-    let children = children.into_iter().map(TaskId).collect();
-    let view = TaskView::of(TaskId(Uuid::from_u128(1)), row.clone(), children);
+    let view = TaskView::of(TaskId(Uuid::from_u128(1)), row.clone(), &parts);
     assert_eq!(text.view().unwrap(), view);
     (serde_json::to_string(&text).unwrap(), serde_json::to_string(&view).unwrap())
 }
@@ -146,7 +176,7 @@ fn the_text_of_a_task_with_every_field_is_the_one_that_its_view_writes() {
     let submit = r#"{"title":"T \"x\"","description":"D","type":"k","queue":"q","priority":"high",
         "payload":{"b":1,"a":1.50},"labels":["x","y"],"capabilities":["gpu"],"assignees":["a"],
         "parent_id":"00000000-0000-0000-0000-000000000009",
-        "depends_on":["00000000-0000-0000-0000-000000000008"],
+        "depends_on":["00000000-0000-0000-0000-000000000008"],"dependency":{"need":"any"},
         "due_at":"2030-01-01T00:00:00.5Z","run_at":"1970-01-01T00:00:00Z"}"#;
     let progress = ("progress", r#"{"lease_token":1,"percent":50,"message":"half","data":[1.0]}"#);
     for steps in [
@@ -159,6 +189,14 @@ fn the_text_of_a_task_with_every_field_is_the_one_that_its_view_writes() {
             ("fail", r#"{"lease_token":1,"error":"x","retryable":false}"#),
         ],
         &[("submit", submit), ("cancel", "{}"), ("archive", "{}")],
+        &[
+            ("submit", submit),
+            (
+                "escalate",
+                r#"{"since":"1970-01-01T00:00:00.25Z","due_at":"1970-01-01T00:00:00Z",
+                "path":["00000000-0000-0000-0000-000000000001"]}"#,
+            ),
+        ],
     ] {
         let (text, view) = sent(&after(steps), &[5, 6]);
         assert_eq!(text, view);

@@ -1,19 +1,20 @@
 //! A task as JSON text: the values of the stored document as they stand there.
 //!
 //! The row's document and the contract's Task have the same values under the same names;
-//! what differs is said here: the document leaves out what is empty, knows two places of
+//! what differs is said here: the document leaves out what is empty, knows some values of
 //! its own and neither id nor children. So the values are carried over as text, without
 //! being read. Invariant: the text is the one that [`TaskView`] would write.
 
 use std::sync::Arc;
 
 use domain::TaskId;
+use domain::task::Dependency;
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
 
-use super::TaskView;
+use super::{Part, RollUp, TaskView};
 use crate::QueryError;
 
 /// A task ready to be sent; serialises as its text. A copy shares the text.
@@ -29,11 +30,13 @@ pub struct TaskText {
 }
 
 impl TaskText {
-    /// A stored document with the task's id and those of its parts.
-    pub(crate) fn of(id: Uuid, doc: &str, children: Vec<Uuid>) -> Result<Self, QueryError> {
+    /// A stored document with the task's id and its parts.
+    pub(crate) fn of(id: Uuid, doc: &str, parts: &[Part]) -> Result<Self, QueryError> {
         let unread = |error: serde_json::Error| QueryError::Row(error.to_string());
         let mut stored: Stored<'_> = serde_json::from_str(doc).map_err(unread)?;
-        (stored.id, stored.children) = (id, children);
+        stored.id = id;
+        stored.children = parts.iter().map(|part| part.id.0).collect();
+        stored.subtasks = RollUp::of(parts);
         let (version, position) = (stored.version, stored.position);
         let json = to_raw_value(&stored).map_err(unread)?.into();
         Ok(Self { id: TaskId(id), version, position, json })
@@ -96,8 +99,12 @@ struct Stored<'a> {
     parent_id: Option<&'a RawValue>,
     #[serde(borrow, serialize_with = "or_empty")]
     depends_on: Option<&'a RawValue>,
+    #[serde(default)]
+    dependency: Dependency,
     #[serde(skip_deserializing)]
     children: Vec<Uuid>,
+    #[serde(skip_deserializing)]
+    subtasks: Option<RollUp>,
     #[serde(borrow)]
     created_by: &'a RawValue,
     #[serde(borrow)]
@@ -116,6 +123,8 @@ struct Stored<'a> {
     error: Option<&'a RawValue>,
     #[serde(borrow)]
     overdue_at: Option<&'a RawValue>,
+    #[serde(borrow)]
+    escalation: Option<&'a RawValue>,
     #[serde(borrow)]
     blocked: Option<&'a RawValue>,
     #[serde(borrow)]

@@ -1,13 +1,13 @@
 //! The contract's Task.
 
 use chrono::{DateTime, Utc};
-use domain::task::{Affinity, Attachment, TaskBlocked, TaskState};
+use domain::task::{Affinity, Attachment, Dependency, TaskBlocked, TaskState};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Json, TaskId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Review, TaskRow};
+use super::{Escalation, Part, Review, RollUp, TaskRow};
 
 /// A task as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -46,10 +46,14 @@ pub struct TaskView {
     pub lease_expires_at: Option<DateTime<Utc>>,
     /// The task that this one is a part of.
     pub parent_id: Option<TaskId>,
-    /// Tasks that must be done before.
+    /// Tasks that it waits for.
     pub depends_on: Vec<TaskId>,
+    /// How many of those it needs, and what of them counts.
+    pub dependency: Dependency,
     /// Its parts, oldest first; at most 1,000 are named.
     pub children: Vec<TaskId>,
+    /// What its parts add up to; absent where it has none.
+    pub subtasks: Option<RollUp>,
     /// Who submitted it.
     pub created_by: String,
     /// When it was submitted.
@@ -68,6 +72,8 @@ pub struct TaskView {
     pub error: Json,
     /// The time by which it should have been done, once that has passed.
     pub overdue_at: Option<DateTime<Utc>>,
+    /// That it stands still for too long, and where that lies.
+    pub escalation: Option<Escalation>,
     /// What it waits for while it is blocked, and who may unblock it.
     pub blocked: Option<TaskBlocked>,
     /// The last verdict on its result.
@@ -91,8 +97,8 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    /// A row with the ids of its parts.
-    pub fn of(id: TaskId, row: TaskRow, children: Vec<TaskId>) -> Self {
+    /// A row with its parts.
+    pub fn of(id: TaskId, row: TaskRow, parts: &[Part]) -> Self {
         Self {
             id,
             title: row.title,
@@ -111,7 +117,9 @@ impl TaskView {
             lease_expires_at: row.lease_expires_at,
             parent_id: row.parent_id,
             depends_on: row.depends_on,
-            children,
+            dependency: row.dependency,
+            children: parts.iter().map(|part| part.id).collect(),
+            subtasks: RollUp::of(parts),
             created_by: row.created_by,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -121,6 +129,7 @@ impl TaskView {
             result: row.result,
             error: row.error,
             overdue_at: row.overdue_at,
+            escalation: row.escalation,
             blocked: row.blocked,
             review: row.review,
             attachments: row.attachments,

@@ -1,6 +1,6 @@
 //! Every rule shown to fire: a sound history passes, and one change breaks one promise.
 
-use domain::task::{TaskAssigned, TaskEnded, TaskEvent};
+use domain::task::{TaskAssigned, TaskCancelled, TaskEvent};
 use domain::{AgentId, Event, Timestamp};
 use store::{Append, Written};
 use uuid::Uuid;
@@ -25,7 +25,11 @@ fn assigned(token: u64) -> Event {
 }
 
 fn cancelled() -> Event {
-    Event::Task(TaskEvent::Cancelled(TaskEnded { queue: "default".into(), reason: None }))
+    Event::Task(TaskEvent::Cancelled(TaskCancelled {
+        queue: "default".into(),
+        reason: None,
+        cascade: true,
+    }))
 }
 
 fn world(events: Vec<(Uuid, u64, Event)>) -> World {

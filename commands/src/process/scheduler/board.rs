@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::entry::{Entry, Place, Reserved};
 use super::facts;
 use super::matching::{Shape, reshaped};
+use super::needs::{Dependents, Standing};
+use super::stuck::{Watches, may_stand_still};
 use super::waiting::{Turns, Waiting};
 use crate::process::purge::PURGE;
 use crate::process::roster::Roster;
@@ -46,10 +48,10 @@ pub(super) struct Board {
     /// Tasks whose place depends on who has their parent.
     children: HashMap<TaskId, BTreeSet<TaskId>>,
     held: HashMap<AgentId, BTreeSet<TaskId>>,
-    /// Who waits for a task to be done.
-    dependents: HashMap<TaskId, BTreeSet<TaskId>>,
-    /// Dependencies that ended, or came into being, before anybody waited for them.
-    lookups: BTreeSet<(TenantId, TaskId)>,
+    /// Who waits for which other tasks.
+    pub(super) dependents: Dependents,
+    /// What may stand still for too long.
+    pub(super) watches: Watches,
     depths: BTreeMap<(TenantId, Arc<str>), QueueDepth>,
     /// Agents who may be able to take more, or have something to be told.
     touched: BTreeSet<AgentId>,
@@ -136,29 +138,30 @@ impl Board {
                 self.children.entry(kin.task).or_default().insert(task);
             }
             facts::submitted(&mut entry, new, self.waiting.queue(&event.tenant, &new.queue));
-            for dependency in &entry.missing {
-                self.dependents.entry(*dependency).or_default().insert(task);
-                if !self.tasks.contains_key(dependency) {
-                    self.lookups.insert((entry.tenant.clone(), *dependency));
-                }
-            }
+            self.dependents.submitted(&event.tenant, task);
+            entry.needs = self.needs(event, task, &new.depends_on, new.dependency);
             self.tasks.insert(task, entry);
             self.update(task, |_| {});
+            self.watch(task);
             return;
         }
         self.update(task, |entry| entry.apply(event, happened, scheduler));
         if let TaskEvent::Updated(changes) = happened {
             self.described(task, changes);
+            self.linked_anew(event, task, changes);
         }
-        let state = match happened {
-            TaskEvent::Archived(_) => Some(TaskState::Cancelled),
-            TaskEvent::Completed(_) => Some(TaskState::Done),
-            TaskEvent::Cancelled(_) => Some(TaskState::Cancelled),
+        let archived = matches!(happened, TaskEvent::Archived(_));
+        let stands = self.tasks.get(&task).map(Entry::standing);
+        let stands = stands.map(|stands| Standing { archived, ..stands });
+        // What it is off for good is dropped, and told to those who wait for it.
+        let dropped = match happened {
+            TaskEvent::Archived(_) | TaskEvent::Completed(_) | TaskEvent::Cancelled(_) => true,
+            TaskEvent::Failed(_) | TaskEvent::DeadLettered(_) => false,
             TaskEvent::Assigned(to) => {
                 self.touched.insert(to.agent_id);
-                self.tell_children(task, to.agent_id);
-                None
+                return self.tell_children(task, to.agent_id);
             }
+            TaskEvent::Escalated(found) => return self.watches.escalated(task, found.since),
             TaskEvent::Submitted(_)
             | TaskEvent::Updated(_)
             | TaskEvent::Unassigned(_)
@@ -170,19 +173,39 @@ impl Board {
             | TaskEvent::Approved(_)
             | TaskEvent::Rejected(_)
             | TaskEvent::AttemptFailed(_)
-            | TaskEvent::Failed(_)
-            | TaskEvent::DeadLettered(_)
             | TaskEvent::LeaseExtended(_)
             | TaskEvent::Released(_)
             | TaskEvent::LeaseExpired(_)
             | TaskEvent::Overdue(_)
-            | TaskEvent::Requeued(_) => None,
+            | TaskEvent::Requeued(_) => return self.watch(task),
         };
-        let Some(state) = state else { return };
-        self.drop_task(task);
-        if state == TaskState::Done {
-            self.dependency_done(&event.tenant, task);
+        if dropped {
+            self.drop_task(task);
         }
+        if let Some(stands) = stands {
+            let cause = event.position;
+            self.stands(&event.tenant, task, Standing { cause, at: self.at, ..stands });
+        }
+    }
+
+    /// Watches a task that may stand still from now on.
+    fn watch(&mut self, task: TaskId) {
+        if self.tasks.get(&task).is_some_and(may_stand_still) {
+            self.watches.watch(task, self.at);
+        }
+    }
+
+    /// A task waits for others than before.
+    fn linked_anew(&mut self, event: &Recorded, task: TaskId, changes: &TaskUpdated) {
+        let (Some(depends_on), Some(mode)) = (&changes.depends_on, changes.dependency) else {
+            return;
+        };
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        if let Some(before) = entry.needs.take() {
+            self.forget_needs(&event.tenant, task, &before);
+        }
+        let needs = self.needs(event, task, depends_on, mode);
+        self.update(task, |entry| entry.needs = needs);
     }
 
     /// Changes a task and moves it to the index where it belongs then.
@@ -278,13 +301,9 @@ impl Board {
                 self.children.remove(&kin.task);
             }
         }
-        for dependency in &entry.missing {
-            if let Some(waiting) = self.dependents.get_mut(dependency) {
-                waiting.remove(&task);
-                if waiting.is_empty() {
-                    self.dependents.remove(dependency);
-                }
-            }
+        self.watches.forget(task);
+        if let Some(needs) = &entry.needs {
+            self.forget_needs(&entry.tenant, task, needs);
         }
     }
 
@@ -320,41 +339,6 @@ impl Board {
         }
     }
 
-    /// A task is done: those that waited for it wait for one less.
-    pub fn dependency_done(&mut self, tenant: &TenantId, done: TaskId) {
-        let Some(waiting) = self.dependents.get(&done) else { return };
-        // An id is unique across tenants, but nobody learns of another tenant's tasks.
-        let same = |task: &&TaskId| self.tasks.get(*task).is_some_and(|e| e.tenant == *tenant);
-        for task in waiting.iter().filter(same).copied().collect::<Vec<_>>() {
-            self.update(task, |entry| entry.missing.retain(|missing| *missing != done));
-            if let Some(waiting) = self.dependents.get_mut(&done) {
-                waiting.remove(&task);
-            }
-        }
-        if self.dependents.get(&done).is_some_and(BTreeSet::is_empty) {
-            self.dependents.remove(&done);
-        }
-    }
-
-    /// Dependencies whose fate must be looked up in the log, each once.
-    pub fn take_lookups(&mut self, most: usize) -> Vec<(TenantId, TaskId)> {
-        let mut taken = Vec::new();
-        while taken.len() < most
-            && let Some((tenant, task)) = self.lookups.pop_first()
-        {
-            // Done, or dropped, by now?
-            if self.dependents.contains_key(&task) {
-                taken.push((tenant, task));
-            }
-        }
-        taken
-    }
-
-    /// The log could not be asked.
-    pub fn look_up_again(&mut self, tenant: TenantId, task: TaskId) {
-        self.lookups.insert((tenant, task));
-    }
-
     /// Lets time pass: what has come due may be given out.
     pub fn advance(&mut self, now: Timestamp) {
         // As finely as it is written down: what is decided once more goes by the same time.
@@ -378,7 +362,9 @@ impl Board {
     pub fn next_due(&self) -> Option<Timestamp> {
         let rate = self.waiting.next_due().and_then(Timestamp::from_timestamp_micros);
         let sticky = self.sticky.first().and_then(|(at, _)| Timestamp::from_timestamp_micros(*at));
-        self.timed.first().map(|(at, _)| *at).into_iter().chain(rate).chain(sticky).min()
+        let look = self.watches.next();
+        let others = rate.into_iter().chain(sticky).chain(look);
+        self.timed.first().map(|(at, _)| *at).into_iter().chain(others).min()
     }
 
     /// The assignment of a task does not come about: its limits count it no more.

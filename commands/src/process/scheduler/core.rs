@@ -2,7 +2,7 @@
 //! go out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domain::agent::AgentEvent;
 use domain::task::{
@@ -15,7 +15,9 @@ use super::board::Board;
 use super::entry::{Entry, Payload, Rank, Reserved};
 use super::listeners::Live;
 use super::matching::Listed;
+use super::needs::Standing;
 use super::record::Why;
+use super::stuck::Watches;
 use super::waiters::{Terms, Waiter, Waiters};
 use super::waiting::{Next, QueueId, Turns};
 use crate::CommandEnvelope;
@@ -104,9 +106,12 @@ pub(in crate::process) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Decides under this token of the managers' lease.
-    pub fn under(session: u64) -> Self {
-        Self { session, ..Self::default() }
+    /// Decides under this token of the managers' lease, and has what stands still for so
+    /// long escalated.
+    pub fn under(session: u64, escalate_after: Option<Duration>) -> Self {
+        let mut scheduler = Self { session, ..Self::default() };
+        scheduler.board.watches = Watches::new(escalate_after);
+        scheduler
     }
 
     pub fn apply(&mut self, event: &Recorded) {
@@ -394,11 +399,13 @@ impl Scheduler {
         all.push_back(learnt);
     }
 
-    /// A dependency that nothing in memory knew was found done.
-    pub(super) fn found_done(&mut self, tenant: &TenantId, task: TaskId) {
-        let (before, after) = (self.given + 1, self.board.seen());
-        self.learn(tenant, Learnt::Done { task, before, after });
-        self.board.dependency_done(tenant, task);
+    /// What the log says of a dependency that is not in memory; `None`: it knows of none.
+    pub(super) fn looked_up(&mut self, tenant: &TenantId, task: TaskId, found: Option<Standing>) {
+        if let Some(Standing { state, archived, .. }) = found {
+            let (before, after) = (self.given + 1, self.board.seen());
+            self.learn(tenant, Learnt::Found { task, state, archived, before, after });
+        }
+        self.board.looked_up(tenant, task, found);
     }
 
     /// What an agent has and may not know of.

@@ -9,6 +9,7 @@ use store::StoreError;
 
 use super::core::{Hand, Pick};
 use super::entry::Payload;
+use super::needs::Standing;
 use super::waiters::Waiter;
 use crate::process::perform::Session;
 
@@ -176,7 +177,23 @@ pub(in crate::process) fn probe(session: &Arc<Session>, deaf: bool) {
     });
 }
 
-/// Looks up whether dependencies that nothing in memory knows are done.
+/// Has recorded what stands still for too long.
+pub(in crate::process) fn escalate(session: &Arc<Session>) {
+    let now = session.now().time;
+    let commands = session.scheduler.lock().board.escalations(now);
+    for command in commands {
+        let session = session.clone();
+        session.tasks.clone().spawn(async move {
+            let outcome = session.execute(&command, 1).await;
+            // What refused it is seen before the task is looked at again.
+            session.folded_to(outcome.decision().position).await;
+            session.scheduler.lock().board.settle(&command, &outcome, session.now().time);
+            session.wake.notify_one();
+        });
+    }
+}
+
+/// Looks up what became of dependencies that nothing in memory knows.
 pub(in crate::process) fn look_up(session: &Arc<Session>) {
     let lookups = session.scheduler.lock().board.take_lookups(MOST_LOOKUPS);
     if lookups.is_empty() {
@@ -185,10 +202,8 @@ pub(in crate::process) fn look_up(session: &Arc<Session>) {
     let session = session.clone();
     session.tasks.clone().spawn(async move {
         for (tenant, task) in lookups {
-            match is_done(&session, &tenant, task).await {
-                Ok(true) => session.scheduler.lock().found_done(&tenant, task),
-                // Should it be done later, its event says so.
-                Ok(false) => {}
+            match found(&session, &tenant, task).await {
+                Ok(found) => session.scheduler.lock().looked_up(&tenant, task, found),
                 Err(error) => {
                     tracing::warn!(%task, %error, "cannot look a dependency up");
                     session.pause(std::time::Duration::from_secs(1)).await;
@@ -200,19 +215,29 @@ pub(in crate::process) fn look_up(session: &Arc<Session>) {
     });
 }
 
-async fn is_done(session: &Session, tenant: &TenantId, task: TaskId) -> Result<bool, StoreError> {
+async fn found(
+    session: &Session,
+    tenant: &TenantId,
+    task: TaskId,
+) -> Result<Option<Standing>, StoreError> {
     let mut state = Task::default();
+    let mut stands: Option<Standing> = None;
     let mut version = 0;
     loop {
         let events = session.source.stream(tenant.clone(), task.0, version, PAGE).await?;
         for event in &events {
-            if let Ok(Event::Task(happened)) = event.event() {
-                state.apply(happened);
+            let Ok(Event::Task(happened)) = event.event() else { continue };
+            state.apply(happened);
+            let Some(now) = state.state else { continue };
+            let archived = state.archived;
+            if stands.is_none_or(|s| (s.state, s.archived) != (now, archived)) {
+                let at = event.recorded_at.timestamp_micros();
+                stands = Some(Standing { state: now, archived, cause: event.position, at });
             }
         }
         match events.last() {
             Some(last) if events.len() == PAGE => version = last.version,
-            Some(_) | None => return Ok(state.state == Some(domain::task::TaskState::Done)),
+            Some(_) | None => return Ok(stands),
         }
     }
 }

@@ -9,6 +9,7 @@ use domain::{AgentId, Json, Recorded, TaskId, TenantId, Timestamp};
 
 use super::groups::GateId;
 use super::matching::Shape;
+use super::needs::{Needs, Standing};
 
 /// A payload up to this size stays in memory; a larger one is read from the log when
 /// the task is handed out. 100,000 open tasks then take well below 100 MB.
@@ -72,8 +73,11 @@ pub(super) struct Entry {
     pub state: TaskState,
     pub run_at: Option<Timestamp>,
     pub retry_at: Option<Timestamp>,
-    /// Dependencies that are not done yet.
-    pub missing: Vec<TaskId>,
+    /// Other tasks that it waits for.
+    pub needs: Option<Box<Needs>>,
+    /// The event that brought it into its state, and when that was, in microseconds.
+    pub stands_cause: u64,
+    pub stands_since: i64,
     pub tokens: u64,
     pub attempt: u32,
     pub lease: Option<Lease>,
@@ -88,8 +92,6 @@ pub(super) struct Entry {
     pub previous: Option<AgentId>,
     /// Its parent, where its affinity looks at that.
     pub kin: Option<Box<ParentOf>>,
-    /// When it came into the queue last, in microseconds.
-    queued_us: i64,
     /// The assignment is the scheduler's, not an operator's.
     pub ours: bool,
     /// The scheduler had it started, as the claim asked; nothing came from the agent yet.
@@ -131,9 +133,6 @@ pub(super) enum Place {
 
 impl Entry {
     pub fn submitted(event: &Recorded, new: &TaskSubmitted) -> Self {
-        let mut missing = new.depends_on.clone();
-        missing.sort_unstable();
-        missing.dedup();
         Self {
             tenant: event.tenant.clone(),
             position: event.position,
@@ -155,7 +154,9 @@ impl Entry {
             state: if new.triage { TaskState::Inbox } else { TaskState::Queued },
             run_at: new.run_at,
             retry_at: None,
-            missing,
+            needs: None,
+            stands_cause: event.position,
+            stands_since: event.recorded_at.timestamp_micros(),
             tokens: 0,
             attempt: 0,
             lease: None,
@@ -167,7 +168,6 @@ impl Entry {
                 .parent_id
                 .filter(|_| new.affinity.asks_for_parent())
                 .map(|task| Box::new(ParentOf { task, agent: None })),
-            queued_us: event.recorded_at.timestamp_micros(),
             ours: false,
             begun_with_claim: false,
             place: Place::Nowhere,
@@ -177,18 +177,10 @@ impl Entry {
     /// Folds an event that is not its submission.
     pub fn apply(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
         use TaskEvent as E;
+        let before = self.state;
         self.cause = event.position;
         self.version = event.version;
         self.begun_with_claim = matches!(happened, E::Started(_)) && &*event.actor == scheduler;
-        let before = self.state;
-        self.fold(event, happened, scheduler);
-        if self.state == TaskState::Queued && before != TaskState::Queued {
-            self.queued_us = event.recorded_at.timestamp_micros();
-        }
-    }
-
-    fn fold(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
-        use TaskEvent as E;
         match happened {
             E::Updated(changes) => {
                 if let Some(priority) = changes.priority {
@@ -265,7 +257,12 @@ impl Entry {
             | E::Progressed(_)
             | E::Approved(_)
             | E::Archived(_)
+            | E::Escalated(_)
             | E::Overdue(_) => {}
+        }
+        if self.state != before {
+            self.stands_cause = event.position;
+            self.stands_since = event.recorded_at.timestamp_micros();
         }
     }
 
@@ -274,6 +271,12 @@ impl Entry {
         self.lease = None;
         self.picked = None;
         self.delivered = false;
+    }
+
+    /// How it stands for those who wait for it.
+    pub fn standing(&self) -> Standing {
+        let (cause, at) = (self.stands_cause, self.stands_since);
+        Standing { state: self.state, archived: false, cause, at }
     }
 
     fn reshape(&mut self, changes: &TaskUpdated) {
@@ -290,7 +293,7 @@ impl Entry {
     pub fn sticks_until(&self) -> Option<i64> {
         let sticky = self.shape.affinity.as_ref()?.sticky.as_ref()?;
         let wait = i64::try_from(sticky.wait_ms).ok().filter(|ms| *ms > 0)?;
-        let from = self.not_before().map_or(0, |at| at.timestamp_micros()).max(self.queued_us);
+        let from = self.not_before().map_or(0, |at| at.timestamp_micros()).max(self.stands_since);
         Some(from.saturating_add(wait.saturating_mul(1_000)))
     }
 
@@ -313,7 +316,7 @@ impl Entry {
         if self.state != TaskState::Queued {
             return Place::Nowhere;
         }
-        if !self.missing.is_empty() {
+        if self.needs.is_some() {
             return Place::Dependent;
         }
         match self.not_before() {

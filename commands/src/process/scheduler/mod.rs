@@ -21,11 +21,15 @@ mod handle;
 mod limits;
 mod listeners;
 mod matching;
+mod needs;
 mod record;
+#[cfg(test)]
+mod released;
 mod rules;
 #[cfg(test)]
 mod safety;
 mod share;
+mod stuck;
 mod trial;
 mod verify;
 mod waiters;
@@ -39,4 +43,4 @@ pub use verify::{DecisionFault, DecisionReport, Decisions, Follower};
 pub use why::Waits;
 
 pub(in crate::process) use self::core::Scheduler;
-pub(in crate::process) use deliver::{look_up, probe, serve};
+pub(in crate::process) use deliver::{escalate, look_up, probe, serve};

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::core::{Hand, Pick, Scheduler};
+use super::needs::Standing;
 use super::waiters::{Terms, Waiter};
 use crate::process::tests::decisions::verified;
 use crate::process::tests::memory::{Memory, agent_id, tenant};
@@ -126,7 +127,7 @@ impl World {
         }
         Self {
             memory,
-            scheduler: Scheduler::under(1),
+            scheduler: Scheduler::under(1, None),
             session: 1,
             folded: 0,
             submitted: 0,
@@ -144,7 +145,9 @@ impl World {
         self.scheduler.advance(self.memory.clock.now());
         for (tenant, task) in self.scheduler.board.take_lookups(100) {
             if self.memory.story(task.0).contains(&"completed".to_owned()) {
-                self.scheduler.found_done(&tenant, task);
+                let state = domain::task::TaskState::Done;
+                let done = Standing { state, archived: false, cause: 1, at: 0 };
+                self.scheduler.looked_up(&tenant, task, Some(done));
             }
         }
         self.serve();
@@ -296,7 +299,7 @@ impl World {
                 }
                 self.claims.clear();
                 self.session += 1;
-                self.scheduler = Scheduler::under(self.session);
+                self.scheduler = Scheduler::under(self.session, None);
                 self.folded = 0;
                 self.fold();
             }

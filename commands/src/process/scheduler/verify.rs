@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::board::Board;
 use super::core::ACTOR;
 use super::entry::Reserved;
+use super::needs::Standing;
 use super::record::reason;
 
 /// Faults that a report names at most.
@@ -199,7 +200,7 @@ impl Follower {
                     self.board.advance(at);
                     self.reserve(task, agent, nth);
                 }
-                Made::Lost(Learnt::Done { .. }) => {}
+                Made::Lost(Learnt::Found { .. }) => {}
             }
         }
     }
@@ -220,7 +221,7 @@ impl Follower {
         let seen = match made {
             Made::Recorded(record) => record.decision.seen,
             Made::Lost(Learnt::Lost { seen, .. }) => *seen,
-            Made::Lost(Learnt::Done { .. }) => 0,
+            Made::Lost(Learnt::Found { .. }) => 0,
         };
         if seen > position { None } else { self.all.made.pop_first() }
     }
@@ -241,7 +242,10 @@ impl Follower {
             }
             for (tenant, learnt) in entry.remove() {
                 match learnt {
-                    Learnt::Done { task, .. } => self.board.dependency_done(&tenant, task),
+                    Learnt::Found { task, state, archived, .. } => {
+                        let found = Standing { state, archived, cause: 0, at: 0 };
+                        self.board.looked_up(&tenant, task, Some(found));
+                    }
                     Learnt::Lost { nth, task, rest, .. } => self.put_back(task, nth, rest),
                 }
             }

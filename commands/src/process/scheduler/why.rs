@@ -2,7 +2,7 @@
 
 use domain::capability::Need;
 use domain::queue::QueueState;
-use domain::task::Rejected;
+use domain::task::{Need as Wanted, On, Rejected, TaskState};
 use domain::{AgentId, TaskId, TenantId, Timestamp};
 use uuid::Uuid;
 
@@ -70,10 +70,7 @@ impl Scheduler {
             ),
             Place::Dependent => {
                 self.of_the_queue(entry, &mut reasons);
-                let message = format!("{} tasks must be done before it", entry.missing.len());
-                let waits = Waits::new("dependency", message, "those tasks being done");
-                let ids = entry.missing.iter().map(|id| id.0);
-                reasons.push(waits.about(ids).caused_by(entry.position));
+                self.of_its_dependencies(task, entry, &mut reasons);
             }
             Place::Timed(_) => {
                 timed(entry, self.board.now(), &mut reasons);
@@ -114,6 +111,70 @@ impl Scheduler {
         reasons.extend(
             limit.and_then(|l| self.limited(&what, &l, standing, rules.policy_cause, holders)),
         );
+    }
+
+    /// What it waits for of other tasks: first those that can no longer give it, then what
+    /// may still come, then where the chain behind that stands still.
+    fn of_its_dependencies(&self, task: TaskId, entry: &Entry, reasons: &mut Vec<Waits>) {
+        let Some(needs) = entry.needs.as_deref() else { return };
+        let standing = |on: &TaskId| self.board.standing(&entry.tenant, *on);
+        let is_lost =
+            |on: &&TaskId| standing(on).is_some_and(|s| needs.mode.is_lost_by(s.state, s.archived));
+        let (lost, hoped): (Vec<&TaskId>, Vec<&TaskId>) = needs.open.iter().partition(is_lost);
+        // As long as another one may come, those of several that cannot hold nothing up.
+        let decisive = needs.mode.need == Wanted::All || hoped.is_empty();
+        for on in lost.iter().take(if decisive { NAMED } else { 0 }) {
+            let Some(now) = standing(on) else { continue };
+            let stands = if now.archived { "archived" } else { now.state.as_str() };
+            let message = format!("task {on} is {stands} and will not be done");
+            let revived = !now.archived && matches!(now.state, TaskState::Failed | TaskState::Dead);
+            let revive = if revived {
+                format!("requeueing task {on} (POST /v1/tasks/{on}/requeue), or ")
+            } else {
+                String::new()
+            };
+            let release = format!("{revive}other `depends_on` for this task, or cancelling it");
+            let waits = Waits::new("dependency_lost", message, release);
+            reasons.push(waits.about([on.0]).caused_by(now.cause));
+        }
+        if hoped.is_empty() {
+            return;
+        }
+        let (what, release) = match needs.mode.on {
+            On::Success => ("be done", "being done"),
+            On::End => ("have ended", "coming to an end"),
+        };
+        let (message, release) = match needs.mode.need {
+            Wanted::All => {
+                (format!("{} tasks must {what} before it", hoped.len()), format!("those {release}"))
+            }
+            Wanted::Any => {
+                let message = format!("one of {} tasks must {what} before it", hoped.len());
+                (message, format!("one of those {release}"))
+            }
+        };
+        let ids = hoped.iter().map(|id| id.0);
+        reasons.push(Waits::new("dependency", message, release).about(ids).caused_by(needs.cause));
+        let Some(stuck) = self.board.stuck(task) else { return };
+        let head = stuck.path.first().copied().unwrap_or(task);
+        if lost.contains(&&head) {
+            return;
+        }
+        let (stands, release) = match stuck.head_state {
+            None => ("was never submitted".to_owned(), format!("submitting task {head}")),
+            Some(TaskState::Blocked) => ("is blocked".into(), format!("unblocking task {head}")),
+            Some(TaskState::Inbox) => {
+                ("is in the inbox".into(), format!("assigning or requeueing task {head}"))
+            }
+            Some(TaskState::Review) => ("is in review".into(), format!("a verdict on task {head}")),
+            Some(state) => {
+                (format!("is {}", state.as_str()), format!("requeueing or replacing task {head}"))
+            }
+        };
+        let message = format!("what it waits for stands still: task {head} {stands}");
+        let path = stuck.path.iter().rev().map(|id| id.0);
+        reasons
+            .push(Waits::new("chain_stuck", message, release).about(path).caused_by(stuck.cause));
     }
 
     fn of_its_keys(&self, task: TaskId, entry: &Entry, reasons: &mut Vec<Waits>) {

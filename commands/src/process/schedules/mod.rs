@@ -75,6 +75,7 @@ impl Schedules {
             | E::Released(_)
             | E::LeaseExpired(_)
             | E::Overdue(_)
+            | E::Escalated(_)
             | E::Requeued(_) => {}
         }
     }

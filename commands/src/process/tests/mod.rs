@@ -10,4 +10,5 @@ mod queues;
 mod running;
 mod schedules;
 mod schedules_pure;
+mod subtasks;
 mod why;

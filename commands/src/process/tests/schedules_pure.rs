@@ -289,7 +289,7 @@ fn follow_up(world: &World, more: &str) {
 
 fn cancel(world: &World, task: TaskId, reason: &str) {
     let why = domain::task::Reason { reason: Some(reason.into()) };
-    world.memory.tell(task.0, TaskCommand::Cancel(why), "user:ada");
+    world.memory.tell(task.0, TaskCommand::Cancel(why.into()), "user:ada");
 }
 
 #[test]

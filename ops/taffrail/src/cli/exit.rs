@@ -106,7 +106,7 @@ mod tests {
             5 unauthorized\n5 forbidden\n3 not-found\n2 method-not-allowed\n1 already-exists\n\
             1 name-taken\n1 in-progress\n1 version-mismatch\n2 too-large\n\
             2 unsupported-media-type\n1 illegal-transition\n1 stale-lease\n\
-            1 idempotency-mismatch\n1 stream-too-long\n1 not-possible\n4 rate-limited\n\
+            1 idempotency-mismatch\n1 stream-too-long\n1 cycle\n1 not-possible\n4 rate-limited\n\
             70 internal\n4 busy\n4 unavailable\n4 not-yet-visible\n";
         assert_eq!(table, expected);
     }

@@ -51,9 +51,11 @@ pub struct SubmitArgs {
     /// Should be done by this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub due_at: Option<String>,
-    /// A task that must be done before; may be given several times
+    /// A task that it waits for; may be given several times
     #[arg(long, value_name = "TASK")]
     pub depends_on: Vec<Uuid>,
+    #[command(flatten)]
+    pub dependency: DependencyArgs,
     /// The task that this one is a part of
     #[arg(long, value_name = "TASK")]
     pub parent: Option<Uuid>,
@@ -110,6 +112,29 @@ pub struct SubmitArgs {
     pub timeout: Option<Duration>,
 }
 
+/// What a task needs of those that it waits for.
+#[derive(Debug, Default, Args)]
+pub struct DependencyArgs {
+    /// How many of them it needs: all or any [default: all]
+    #[arg(long, value_name = "HOW MANY", value_parser = ["all", "any"])]
+    pub need: Option<String>,
+    /// What of them counts: success, or any end [default: success]
+    #[arg(long, value_name = "WHAT", value_parser = ["success", "end"])]
+    pub on: Option<String>,
+}
+
+impl DependencyArgs {
+    /// The field's value; `null` when nothing was given.
+    pub fn value(&self) -> Value {
+        let given = [("need", &self.need), ("on", &self.on)];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, word)| Some((name.to_owned(), json!(word.as_ref()?))));
+        let fields: Map<String, Value> = given.collect();
+        if fields.is_empty() { Value::Null } else { Value::Object(fields) }
+    }
+}
+
 /// Seconds, with a fraction if need be.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
@@ -136,6 +161,7 @@ impl SubmitArgs {
         set("assignees", json!(self.assignees));
         set("parent_id", json!(self.parent));
         set("depends_on", json!(self.depends_on));
+        set("dependency", self.dependency.value());
         set("due_at", json!(self.due_at));
         set("run_at", json!(self.run_at));
         set("concurrency_key", json!(self.concurrency_key));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::fail::Failure;
 use super::human::{age, gist, text};
 use super::out::{Output, Printer};
-use super::submit::{SubmitArgs, seconds};
+use super::submit::{DependencyArgs, SubmitArgs, seconds};
 use super::table::{Cell, Paint, printable};
 use super::{App, batch};
 
@@ -25,13 +25,25 @@ pub enum TaskVerb {
         /// The task
         id: Uuid,
     },
-    /// Cancel a task
+    /// Change what a task says, or what it waits for
+    Update(Box<UpdateArgs>),
+    /// List the subtasks of a task, the newest first
+    Children {
+        /// The task
+        id: Uuid,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Cancel a task and its open subtasks
     Cancel {
         /// The task
         id: Uuid,
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        /// Leave its subtasks alone
+        #[arg(long)]
+        no_cascade: bool,
     },
     /// Watch a task until it has come to an end; the exit code tells which
     Watch {
@@ -48,6 +60,50 @@ pub enum TaskVerb {
     },
     /// Submit many tasks from a file
     Batch(batch::BatchArgs),
+}
+
+/// `taffrail task update`
+#[derive(Debug, Args)]
+pub struct UpdateArgs {
+    /// The task
+    pub id: Uuid,
+    /// What is to be done, in a line
+    #[arg(long)]
+    pub title: Option<String>,
+    /// The same at length
+    #[arg(long)]
+    pub description: Option<String>,
+    /// critical, high, normal, low or background
+    #[arg(long)]
+    pub priority: Option<String>,
+    /// Should be done by this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub due_at: Option<String>,
+    /// A task that it waits for, instead of those it does now; may be given several times
+    #[arg(long, value_name = "TASK")]
+    pub depends_on: Vec<Uuid>,
+    /// Waits for no other task any more
+    #[arg(long, conflicts_with = "depends_on")]
+    pub no_dependencies: bool,
+    #[command(flatten)]
+    pub dependency: DependencyArgs,
+}
+
+impl UpdateArgs {
+    /// The request's body: what was not given stays.
+    pub fn body(&self) -> Value {
+        let on = (self.no_dependencies || !self.depends_on.is_empty()).then_some(&self.depends_on);
+        let fields = [
+            ("title", json!(self.title)),
+            ("description", json!(self.description)),
+            ("priority", json!(self.priority)),
+            ("due_at", json!(self.due_at)),
+            ("depends_on", json!(on)),
+            ("dependency", self.dependency.value()),
+        ];
+        let given = fields.into_iter().filter(|(_, value)| !value.is_null());
+        Value::Object(given.map(|(name, value)| (name.to_owned(), value)).collect())
+    }
 }
 
 /// Filters of a list of tasks.
@@ -80,6 +136,9 @@ pub struct ListArgs {
     /// Due before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     due_before: Option<String>,
+    /// Only those that stand still for too long
+    #[arg(long)]
+    escalated: bool,
     #[command(flatten)]
     page: Page,
 }
@@ -131,6 +190,7 @@ pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
                 ("parent", args.parent.map(|id| id.to_string())),
                 ("q", args.q),
                 ("due_before", args.due_before),
+                ("escalated", args.escalated.then(|| "true".to_owned())),
             ];
             app.out.list(&client.tasks(&args.page.with(filter)).await?, HEADERS, row)
         }
@@ -138,8 +198,18 @@ pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
             let task = client.task(id).await?;
             app.out.show(&task, |out| card(out, &task))
         }
-        TaskVerb::Cancel { id, reason } => {
-            let body = reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+        TaskVerb::Update(args) => {
+            let answer = client.command_task(args.id, "update", &args.body()).await?;
+            app.out.show(&answer, |_| format!("task {} is changed\n", args.id))
+        }
+        TaskVerb::Children { id, page } => {
+            app.out.list(&client.task_children(id, &page.with(vec![])).await?, HEADERS, row)
+        }
+        TaskVerb::Cancel { id, reason, no_cascade } => {
+            let mut body = reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+            if no_cascade {
+                body["cascade"] = json!(false);
+            }
             let answer = client.command_task(id, "cancel", &body).await?;
             app.out.show(&answer, |_| format!("task {id} is cancelled\n"))
         }
@@ -187,6 +257,7 @@ fn card(out: &Printer, task: &Value) -> String {
         "parent_id",
         "depends_on",
         "children",
+        "escalation",
         "lease_expires_at",
         "due_at",
         "progress",
@@ -199,6 +270,23 @@ fn card(out: &Printer, task: &Value) -> String {
         if !matches!(value.as_str(), "" | "[]" | "{}") {
             rows.push((name, value.into()));
         }
+    }
+    let parts = &task["subtasks"];
+    if parts.is_object() {
+        let count = |name| text(parts, name);
+        let sum = format!(
+            "{} of {} done, {} open, {} %",
+            count("done"),
+            count("total"),
+            count("open"),
+            count("percent")
+        );
+        rows.push(("subtasks", sum.into()));
+    }
+    let needs = &task["dependency"];
+    if needs["need"] == "any" || needs["on"] == "end" {
+        let rule = format!("{}, on {}", text(needs, "need"), text(needs, "on"));
+        rows.push(("dependency", rule.into()));
     }
     for name in ["created_at", "updated_at"] {
         let time = text(task, name);
@@ -269,6 +357,10 @@ fn explained(out: &Printer, why: &Value) -> String {
         let line = format!("{}: {}", text(reason, "code"), text(reason, "message"));
         words.push_str(&printable(&format!("  {line}{}", until.unwrap_or_default()), false));
         words.push('\n');
+        let release = text(reason, "release");
+        if !release.is_empty() {
+            words.push_str(&printable(&format!("    released by {release}\n"), false));
+        }
     }
     words
 }

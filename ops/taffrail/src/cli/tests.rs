@@ -54,8 +54,26 @@ fn a_submitted_task_has_the_fields_that_were_given_and_no_others() {
         "depends_on": ["01890a5d-ac96-774b-bcce-b302099a8057"],
     });
     assert_eq!(all, expected);
+    let either = body("taffrail task submit n --need any --on end");
+    assert_eq!(either["dependency"], json!({ "need": "any", "on": "end" }));
     assert_eq!(body("taffrail task submit n --payload -5")["payload"], -5);
     assert_eq!(body("taffrail task submit n --label a --label b")["labels"], json!(["a", "b"]));
+}
+
+#[test]
+fn an_updated_task_has_the_fields_that_were_given_and_no_others() {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let body = |flags: &str| {
+        let verb = parse(&format!("taffrail task update {id} {flags}")).unwrap().verb;
+        let Verb::Client(ClientVerb::Task(task::TaskVerb::Update(args))) = verb else {
+            panic!("{verb:?}")
+        };
+        args.body()
+    };
+    assert_eq!(body("--title new"), json!({ "title": "new" }));
+    assert_eq!(body("--no-dependencies"), json!({ "depends_on": [] }));
+    let other = body(&format!("--depends-on {id} --on end"));
+    assert_eq!(other, json!({ "depends_on": [id], "dependency": { "on": "end" } }));
 }
 
 #[test]
@@ -64,6 +82,7 @@ fn what_cannot_be_meant_is_refused() {
         "taffrail task submit",
         "taffrail task submit a --timeout 5",
         "taffrail task get 17",
+        "taffrail task submit a --need most",
         "taffrail events --after -1",
         "taffrail events --follow --actor me",
         "taffrail op wait 01890a5d-ac96-774b-bcce-b302099a8057 --timeout soon",
