@@ -5,10 +5,12 @@
 //! these.
 
 mod compare;
+mod dead;
 mod rebuild;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};
+pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use rebuild::{RebuildReport, rebuild};
 pub use work::{KIND, RebuildWork};
 

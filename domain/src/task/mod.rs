@@ -12,6 +12,7 @@ mod aggregate;
 mod assignment;
 mod command;
 mod event;
+mod number;
 mod state;
 mod upcast;
 
@@ -19,4 +20,5 @@ pub use aggregate::{Lease, Task};
 pub use assignment::*;
 pub use command::*;
 pub use event::*;
+pub use number::{NotATask, TaskNumber, TaskRef};
 pub use state::TaskState;

@@ -230,8 +230,10 @@ pub async fn start(
     let wire: Arc<dyn commands::AgentWire> = Arc::new(presence);
     let mut claims: Arc<dyn Claims> = Arc::new(RemoteClaims::new(nats.clone()));
     if roles.contains(&Role::Managers) {
-        let works: Vec<Arc<dyn commands::Work>> =
-            vec![Arc::new(replay::RebuildWork::new(log.clone()))];
+        let works: Vec<Arc<dyn commands::Work>> = vec![
+            Arc::new(replay::RebuildWork::new(log.clone())),
+            Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
+        ];
         let (managers, scheduler) = Managers::new(
             Arc::new(reader.clone()),
             executor.clone(),

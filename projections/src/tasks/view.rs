@@ -1,7 +1,7 @@
 //! The contract's Task.
 
 use chrono::{DateTime, Utc};
-use domain::task::{Attachment, TaskBlocked, TaskState};
+use domain::task::{Attachment, TaskBlocked, TaskNumber, TaskState};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Json, TaskId};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use super::{Review, TaskRow};
 pub struct TaskView {
     /// Its id.
     pub id: TaskId,
+    /// Its short name within the tenant; an address may name it by that, too.
+    pub number: TaskNumber,
     /// What is to be done, in a line.
     pub title: String,
     /// The same at length.
@@ -66,6 +68,8 @@ pub struct TaskView {
     pub result: Json,
     /// What went wrong last.
     pub error: Json,
+    /// The class of that error, where the agent named one.
+    pub error_class: Option<String>,
     /// The time by which it should have been done, once that has passed.
     pub overdue_at: Option<DateTime<Utc>>,
     /// What it waits for while it is blocked, and who may unblock it.
@@ -93,6 +97,7 @@ impl TaskView {
     pub fn of(id: TaskId, row: TaskRow, children: Vec<TaskId>) -> Self {
         Self {
             id,
+            number: row.number,
             title: row.title,
             description: row.description,
             kind: row.kind,
@@ -118,6 +123,7 @@ impl TaskView {
             progress: row.progress,
             result: row.result,
             error: row.error,
+            error_class: row.error_class,
             overdue_at: row.overdue_at,
             blocked: row.blocked,
             review: row.review,
