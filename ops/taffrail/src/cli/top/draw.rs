@@ -90,15 +90,16 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
         return;
     };
     let dim = |text: &str| looks.span(text, Paint::Dim);
-    let first = vec![
+    // The address last: it is what may be cut.
+    let mut first = vec![
         looks.strong("taffrail top"),
-        Span::raw(format!("  {}", state.server)),
+        Span::raw(look.now.format("  %H:%M:%SZ").to_string()),
         dim("  position "),
         Span::raw(look.position.to_string()),
-        dim("  at "),
-        Span::raw(look.now.format("%H:%M:%S UTC").to_string()),
     ];
-    let mut second = vec![
+    first.extend(slots(look, looks));
+    first.push(Span::raw(format!("  {}", state.server)));
+    let second = vec![
         dim("in/s "),
         Span::raw(format!("{:<6}", rate(look.rates.0))),
         dim("out/s "),
@@ -112,7 +113,6 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
         dim("p99 "),
         Span::raw(format!("{:<6}", percentile(look.run, |l| l.p99))),
     ];
-    second.extend(slots(look, looks));
     frame.render_widget(Paragraph::new(vec![first.into(), second.into()]), area);
 }
 
@@ -122,7 +122,7 @@ fn slots(look: &Look, looks: Looks) -> [Span<'static>; 2] {
     let there: Vec<_> = look.agents.iter().filter(|agent| up(&agent.state)).collect();
     let taken: usize = there.iter().map(|agent| agent.tasks.len()).sum();
     let slots: u64 = there.iter().map(|agent| agent.slots).sum();
-    [looks.span("slots ", Paint::Dim), Span::raw(format!("{taken}/{}", short(slots)))]
+    [looks.span("  slots ", Paint::Dim), Span::raw(format!("{taken}/{}", short(slots)))]
 }
 
 /// Before the first answer.
@@ -201,9 +201,9 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
 /// The keys that mean something here.
 fn keys(state: &State, looks: Looks) -> Line<'static> {
     let mut keys: Vec<(&str, &str)> = match state.trail.last() {
-        None => vec![("tab", "pane"), ("↑↓", "choose"), ("enter", "look into")],
+        None => vec![("tab", "pane"), ("↑↓", "choose"), ("enter", "open")],
         Some(place) if place.is_list() => {
-            vec![("↑↓", "choose"), ("enter", "look into"), ("esc", "back")]
+            vec![("↑↓", "choose"), ("enter", "open"), ("esc", "back")]
         }
         Some(_) => vec![("↑↓", "scroll"), ("esc", "back")],
     };
@@ -212,7 +212,7 @@ fn keys(state: &State, looks: Looks) -> Line<'static> {
         Some(place) => matches!(place, Place::Queue(_)),
     };
     if on_queue {
-        keys.push(("p", "pause or resume"));
+        keys.push(("p", "pause/resume"));
     }
     keys.extend([("/", "filter"), ("?", "help"), ("q", "quit")]);
     let mut spans = Vec::new();

@@ -95,7 +95,7 @@ fn a_plain_frame_has_every_line_and_speaks_of_no_key() {
     let answers = Answers { queues: json!({ "position": 1, "items": many }), ..answers() };
     state.looked(Look::of(&answers, now()));
     let text = frame(&state, 100);
-    assert_eq!(text.lines().filter(|line| line.starts_with('q')).count(), 40, "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("  active  ")).count(), 40, "{text}");
     assert!(text.contains("worker-2") && text.contains("projection.rebuild"), "{text}");
     assert!(!text.contains("quit"), "{text}");
 }
