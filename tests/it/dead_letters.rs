@@ -2,9 +2,18 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use commands::{Boxed, CommandEnvelope, Errand, Executor, Processor, Work};
+use domain::operation::{OperationAccepted, Resource};
+use domain::{Json, Outcome, TenantId};
+use replay::DeadLettersWork;
 use reqwest::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
+use crate::engine::{Running, history, queries};
 use crate::http::queue;
 use crate::support::{self, Api, SOON, run_dir, start_product, unique, until};
 
@@ -257,4 +266,64 @@ async fn a_requeue_by_filter_goes_on_after_kill_minus_nine_and_does_nothing_twic
     let position = bench.die("q", "disk", 10).await;
     let told = bench.preview("requeue", &body["filter"], position).await;
     assert_eq!(told["matching"], 10);
+}
+
+/// Has some commands decided, and never answers the others: whoever waits is cut short.
+struct Faltering(Processor, AtomicUsize);
+
+impl Executor for Faltering {
+    fn execute(&self, command: CommandEnvelope) -> Boxed<Outcome> {
+        let left = self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        match left {
+            Ok(_) => self.0.execute(command),
+            Err(_) => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+/// The same operation run three times: the first run is cut short.
+#[tokio::test]
+async fn a_second_run_repeats_nothing_and_what_died_after_the_acceptance_is_not_meant() {
+    let db = support::database().await;
+    let log = support::log(&db).await;
+    let dead = |n: usize| -> Vec<_> {
+        let events = history(&[
+            ("submit", r#"{"title":"t","queue":"q","retry":{"max_attempts":1}}"#),
+            ("assign", r#"{"agent_id":"00000000-0000-0000-0000-000000000007"}"#),
+            ("fail", r#"{"lease_token":1,"error":"no disk"}"#),
+        ]);
+        (0..n).map(|_| (Uuid::new_v4(), events.clone())).collect()
+    };
+    let accepted_at = support::append(&log, dead(5)).await.last().unwrap().position + 1;
+    support::append(&log, dead(2)).await;
+    let processor = support::processor(&db).await;
+    let running = Running::on(&log).await;
+    let work = DeadLettersWork::new(log.clone(), queries(&db));
+    let operation = Uuid::new_v4();
+    let run = |commands: usize| {
+        work.run(Errand {
+            id: operation,
+            tenant: TenantId::default_tenant(),
+            position: accepted_at,
+            accepted: OperationAccepted {
+                kind: "dead_letters.requeue".into(),
+                resource: Resource { kind: "dead_letters".into(), id: "q".into() },
+                command: None,
+                input: Json::parse(r#"{"filter":{"queue":"q","error":"disk"}}"#).unwrap(),
+            },
+            progress: tokio::sync::mpsc::channel(8).0,
+            executor: Arc::new(Faltering(processor.door.clone(), AtomicUsize::new(commands))),
+        })
+    };
+    let cut = tokio::time::timeout(Duration::from_secs(3), run(2)).await;
+    assert!(cut.is_err(), "it waits for the answers that never come");
+    let requeued = "SELECT count(*) FROM events WHERE event_type = 'requeued'";
+    assert_eq!(db.sql(requeued).await.as_deref(), Some("2"));
+    for _ in 0..2 {
+        let report = run(10).await.unwrap();
+        assert_eq!(report.as_str(), r#"{"done":5,"changed":0,"refused":0}"#);
+        assert_eq!(db.sql(requeued).await.as_deref(), Some("5"));
+    }
+    running.stop().await;
+    processor.stop().await;
 }

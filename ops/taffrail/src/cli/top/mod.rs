@@ -222,13 +222,11 @@ impl Asking {
 
 /// What went wrong, and what to do about it.
 fn advice(error: &Error, server: &str) -> String {
-    match error {
-        Error::Unreachable { .. } | Error::TimedOut { .. } => {
-            format!("no answer from {server}: is `taffrail up` running? (--url names another)")
-        }
-        _ if matches!(error.status(), Some(401 | 403)) => {
-            "the token is not taken: set TAFFRAIL_TOKEN to a valid one".into()
-        }
-        _ => error.to_string(),
+    if matches!(error, Error::Unreachable { .. } | Error::TimedOut { .. }) {
+        return format!("no answer from {server}: is `taffrail up` running? (--url names another)");
     }
+    if matches!(error.status(), Some(401 | 403)) {
+        return "the token is not taken: set TAFFRAIL_TOKEN to a valid one".into();
+    }
+    error.to_string()
 }

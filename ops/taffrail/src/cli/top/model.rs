@@ -231,10 +231,13 @@ fn since(value: &Value, field: &str, now: DateTime<Utc>) -> Option<Duration> {
     Some(now.signed_duration_since(then).to_std().unwrap_or_default())
 }
 
+/// What was submitted and has ended, by queue.
+type Counted = HashMap<String, (u64, u64)>;
+
 /// What was counted at earlier looks.
 #[derive(Debug, Default)]
 pub struct Rates {
-    looks: VecDeque<(Instant, HashMap<String, (u64, u64)>)>,
+    looks: VecDeque<(Instant, Counted)>,
 }
 
 impl Rates {
@@ -244,7 +247,7 @@ impl Rates {
         while self.looks.len() > 1 && self.looks[0].0 + WINDOW < at {
             self.looks.pop_front();
         }
-        let counted: HashMap<_, _> =
+        let counted: Counted =
             look.queues.iter().map(|queue| (queue.name.clone(), queue.counted)).collect();
         if let Some((then, before)) = self.looks.front()
             && let seconds = at.duration_since(*then).as_secs_f64()

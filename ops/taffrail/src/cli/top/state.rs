@@ -191,6 +191,7 @@ impl State {
     }
 
     /// A key was pressed.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys mean nothing")]
     pub fn key(&mut self, key: KeyEvent) -> Option<Wish> {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
             return Some(Wish::Quit);
@@ -231,6 +232,7 @@ impl State {
         None
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys are no text")]
     fn type_filter(&mut self, code: KeyCode) {
         match code {
             KeyCode::Enter => self.typing = false,
