@@ -1,13 +1,18 @@
 //! The doors between the scheduler and those who carry its words.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use domain::operation::{OperationAccepted, OperationProgress};
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{AgentId, Problem, TaskId, TenantId, Timestamp};
+use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-use crate::process::Waits;
+use crate::Executor;
+use crate::process::{QueueDepth, Waits};
 
 /// A future that owns all it needs.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -27,6 +32,12 @@ pub trait Claims: Send + Sync + 'static {
     fn why(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Vec<Waits>>> {
         drop((tenant, task));
         Box::pin(async { None })
+    }
+
+    /// How many tasks of each queue wait, and for what; `None` where no scheduler is at hand.
+    fn depths(&self, tenant: &TenantId) -> Option<BTreeMap<String, QueueDepth>> {
+        let _ = tenant;
+        None
     }
 
     /// Takes tasks back that a claim was given and nobody was there any more to hear of;
@@ -69,10 +80,25 @@ pub trait Work: Send + Sync + 'static {
     /// Whether this kind is its own.
     fn takes(&self, kind: &str) -> bool;
     /// Does the work and tells how far it is; the result or the problem ends the operation.
-    fn run(
-        &self,
-        operation: Uuid,
-        accepted: domain::operation::OperationAccepted,
-        progress: tokio::sync::mpsc::Sender<domain::operation::OperationProgress>,
-    ) -> Boxed<Result<domain::Json, Problem>>;
+    ///
+    /// It may run again after a crash, and is dropped where it stands when the operation is
+    /// cancelled.
+    fn run(&self, errand: Errand) -> Boxed<Result<domain::Json, Problem>>;
+}
+
+/// An operation that was taken on, and what carrying it out needs.
+pub struct Errand {
+    /// The operation.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The position of its first event.
+    pub position: u64,
+    /// What is asked for.
+    pub accepted: OperationAccepted,
+    /// Takes words on how far it is. Whoever is too slow to listen misses one.
+    pub progress: Sender<OperationProgress>,
+    /// Has commands decided, and tries again while they are not taken; not any more once
+    /// this process has lost the managers' lease.
+    pub executor: Arc<dyn Executor>,
 }

@@ -8,8 +8,8 @@ pub mod leader;
 pub mod process;
 pub mod processor;
 
-pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
+pub use claims::{AgentWire, Boxed, Claims, Errand, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
-pub use process::{DecisionFault, DecisionReport, Decisions, PURGE, Waits};
+pub use process::{DecisionFault, DecisionReport, Decisions, PURGE, QueueDepth, Waits, command_id};
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -10,9 +10,9 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::Refused;
-use crate::params;
 use crate::query::{Fresh, Params, limit};
 use crate::view::{self, List};
+use crate::{params, task};
 
 /// Which lines to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -23,7 +23,7 @@ pub struct AuditParams {
     actor: Option<String>,
     /// The agent that it concerns.
     agent: Option<String>,
-    /// The task that it concerns.
+    /// The task that it concerns: its id or number.
     task: Option<String>,
     /// The crew that it concerns.
     crew: Option<String>,
@@ -61,7 +61,7 @@ pub async fn list_audit(
     let filter = AuditFilter {
         actor: params::text("actor", params.actor)?,
         agent: params::id("agent", params.agent.as_deref())?,
-        task: params::id("task", params.task.as_deref())?,
+        task: task::parameter(&app, &caller, "task", params.task.as_deref(), fresh).await?,
         crew: params::id("crew", params.crew.as_deref())?,
         kind: params::text("type", params.kind)?,
         from: bound("from", params.from.as_deref())?,

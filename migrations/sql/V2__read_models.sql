@@ -32,11 +32,20 @@ CREATE TABLE read.parked (
     PRIMARY KEY (model, tenant, stream_id)
 );
 
+-- Models that number their streams (TASK-7): the last number given, per tenant.
+CREATE TABLE read.numbers (
+    model  text COLLATE "C" NOT NULL,
+    tenant text COLLATE "C" NOT NULL,
+    last   bigint NOT NULL,               -- the number given last
+    PRIMARY KEY (model, tenant)
+) WITH (fillfactor = 10);
+
 CREATE TABLE read.tasks (
     tenant       text COLLATE "C" NOT NULL,
     key          uuid NOT NULL,
     doc          text NOT NULL,
     created      bigint NOT NULL,         -- position of the first event: the order of lists
+    number       bigint NOT NULL,         -- 7 for TASK-7; rises with `created`
     state        text COLLATE "C" NOT NULL,
     queue        text COLLATE "C" NOT NULL,
     priority     bigint NOT NULL,         -- 0 (critical) to 4 (background)
@@ -134,6 +143,7 @@ CREATE TABLE read.metrics (
 -- because a rebuild that was cut short begins anew.
 CREATE UNLOGGED TABLE rebuild.checkpoints (LIKE read.checkpoints INCLUDING INDEXES);
 CREATE UNLOGGED TABLE rebuild.parked (LIKE read.parked INCLUDING INDEXES INCLUDING DEFAULTS);
+CREATE UNLOGGED TABLE rebuild.numbers (LIKE read.numbers INCLUDING INDEXES);
 CREATE UNLOGGED TABLE rebuild.tasks (LIKE read.tasks, PRIMARY KEY (tenant, key));
 CREATE UNLOGGED TABLE rebuild.agents (LIKE read.agents, PRIMARY KEY (tenant, key));
 CREATE UNLOGGED TABLE rebuild.operations (LIKE read.operations, PRIMARY KEY (tenant, key));
@@ -167,6 +177,45 @@ BEGIN
     END LOOP;
     RETURN low;
 END $$;
+-- A tenant's task by its number, or null. Numbers rise with the places of first events, so
+-- some thirty looks into an index that lists need anyway find it: an index of its own would
+-- be written with every change of every task. Runs as whoever asks, behind the tenant's wall.
+CREATE FUNCTION read.task_numbered(whose text, wanted bigint) RETURNS uuid
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS
+$$
+DECLARE
+    low    bigint;
+    high   bigint;
+    middle bigint;
+    place  bigint;
+    its    bigint;
+    id     uuid;
+BEGIN
+    FOR round IN 1..2 LOOP                -- those on the lists, then the archived ones
+        low := 1;
+        high := (SELECT c.position FROM read.checkpoints c WHERE c.model = 'tasks');
+        WHILE low <= high LOOP
+            middle := low + (high - low) / 2;
+            IF round = 1 THEN
+                SELECT t.created, t.number, t.key INTO place, its, id FROM read.tasks t
+                WHERE t.tenant = whose AND NOT t.archived AND t.created <= middle
+                ORDER BY t.created DESC LIMIT 1;
+            ELSE
+                SELECT t.created, t.number, t.key INTO place, its, id FROM read.tasks t
+                WHERE t.tenant = whose AND t.archived AND t.created <= middle
+                ORDER BY t.created DESC LIMIT 1;
+            END IF;
+            IF its = wanted THEN
+                RETURN id;
+            ELSIF its > wanted THEN
+                high := place - 1;
+            ELSE
+                low := middle + 1;
+            END IF;
+        END LOOP;
+    END LOOP;
+    RETURN NULL;
+END $$;
 -- The functions run as the owner, whom row-level security binds too.
 CREATE POLICY owner_reads ON events FOR SELECT TO CURRENT_USER USING (true);
 
@@ -195,3 +244,5 @@ GRANT EXECUTE ON FUNCTION read.recorded_at(bigint) TO taffrail_service, taffrail
 REVOKE ALL ON FUNCTION read.position_at(timestamptz, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION read.position_at(timestamptz, boolean)
     TO taffrail_service, taffrail_gateway;
+REVOKE ALL ON FUNCTION read.task_numbered(text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION read.task_numbered(text, bigint) TO taffrail_service, taffrail_gateway;

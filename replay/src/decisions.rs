@@ -1,15 +1,11 @@
 //! The scheduler's decisions made once more: `decisions.verify`.
 
-use commands::{Boxed, DecisionReport, Decisions, Work};
-use domain::operation::{OperationAccepted, OperationProgress};
+use commands::{Boxed, DecisionReport, Decisions, Errand, Work};
+use domain::operation::OperationProgress;
 use domain::{Code, Json, Problem, TenantId};
-use serde::Deserialize;
 use store::{Log, StoreError};
-use tokio::sync::mpsc::Sender;
-use uuid::Uuid;
 
-/// The kind of operation that this carries out; its input is `{ "tenant": name }`, whose
-/// decisions are reported.
+/// The kind of operation that this carries out; the decisions of its tenant are reported.
 pub const VERIFY_DECISIONS: &str = "decisions.verify";
 
 /// Makes every decision of the scheduler once more, and reports those of a tenant.
@@ -67,28 +63,15 @@ impl VerifyDecisionsWork {
     }
 }
 
-#[derive(Deserialize)]
-struct Input {
-    tenant: TenantId,
-}
-
 impl Work for VerifyDecisionsWork {
     fn takes(&self, kind: &str) -> bool {
         kind == VERIFY_DECISIONS
     }
 
-    fn run(
-        &self,
-        operation: Uuid,
-        accepted: OperationAccepted,
-        progress: Sender<OperationProgress>,
-    ) -> Boxed<Result<Json, Problem>> {
+    fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
         let log = self.log.clone();
         Box::pin(async move {
-            let Input { tenant } = accepted
-                .input
-                .read()
-                .map_err(|error| Problem::new(Code::InvalidBody, format!("input: {error}")))?;
+            let Errand { id, tenant, progress, .. } = errand;
             let tell = move |done, total| {
                 let message = "deciding once more".into();
                 // Whoever is too slow to listen misses a word; the next one comes.
@@ -97,7 +80,7 @@ impl Work for VerifyDecisionsWork {
             match verify_decisions(&log, &tenant, tell).await {
                 Ok(report) => Ok(Json::of(&report)),
                 Err(error) => {
-                    tracing::warn!(%operation, %error, "decisions cannot be verified");
+                    tracing::warn!(operation = %id, %error, "decisions cannot be verified");
                     Err(Problem::new(Code::Unavailable, "the log cannot be read at present"))
                 }
             }

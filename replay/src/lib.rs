@@ -5,11 +5,13 @@
 //! these.
 
 mod compare;
+mod dead;
 mod decisions;
 mod rebuild;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};
+pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
 pub use rebuild::{RebuildReport, rebuild};
 pub use work::{KIND, RebuildWork};

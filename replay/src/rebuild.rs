@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Transaction};
 use domain::Recorded;
-use projections::engine::{Checkpoint, Folded, Folder, Projection, Schema, Storage};
+use projections::engine::{Checkpoint, Folder, Projection, Schema, Storage};
 use projections::{Model, ProjectionError, with_model};
 use serde::{Deserialize, Serialize};
 use store::Log;
@@ -120,6 +120,7 @@ async fn empty_shadow<P: Projection>(client: &mut Client) -> Result<Checkpoint, 
     let transaction = client.transaction().await?;
     transaction.batch_execute(&format!("TRUNCATE rebuild.{}", P::NAME)).await?;
     transaction.execute("DELETE FROM rebuild.parked WHERE model = $1", &[&P::NAME]).await?;
+    transaction.execute("DELETE FROM rebuild.numbers WHERE model = $1", &[&P::NAME]).await?;
     transaction
         .execute(
             "INSERT INTO rebuild.checkpoints VALUES ($1, 0, 1, 'epoch', clock_timestamp())
@@ -158,8 +159,7 @@ async fn catch_up<P: Projection>(
             return Ok(());
         };
         if let Some(folded) = folder.fold(&*client, &events).await? {
-            let Folded { rows, parked, to, .. } = &folded;
-            if !folder.storage().write(client, folder.at(), *to, rows, parked).await? {
+            if !folder.storage().write(client, folder.at(), &folded).await? {
                 // The lock was lost with its connection and somebody else began.
                 return Err(ProjectionError::Busy { model: P::NAME });
             }
@@ -213,6 +213,9 @@ async fn replace<P: Projection>(
     transaction.execute("DELETE FROM read.parked WHERE model = $1", &[&P::NAME]).await?;
     let park = "INSERT INTO read.parked SELECT * FROM rebuild.parked WHERE model = $1";
     transaction.execute(park, &[&P::NAME]).await?;
+    transaction.execute("DELETE FROM read.numbers WHERE model = $1", &[&P::NAME]).await?;
+    let count_on = "INSERT INTO read.numbers SELECT * FROM rebuild.numbers WHERE model = $1";
+    transaction.execute(count_on, &[&P::NAME]).await?;
     let rows = count(&transaction, &format!("SELECT count(*) FROM rebuild.{}", P::NAME)).await?;
     transaction.commit().await?;
     Ok((rows, differing))
@@ -224,9 +227,8 @@ async fn fold_within<P: Projection>(
     events: &[Arc<Recorded>],
 ) -> Result<(), ProjectionError> {
     if let Some(folded) = folder.fold(transaction, events).await? {
-        let Folded { rows, parked, to, .. } = &folded;
         let at = folder.at();
-        if !folder.storage().write_within(transaction, at, *to, rows, parked).await? {
+        if !folder.storage().write_within(transaction, at, &folded).await? {
             return Err(ProjectionError::Busy { model: P::NAME });
         }
         folder.settle(folded);

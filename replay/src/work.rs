@@ -1,12 +1,10 @@
 //! Rebuilds as operations: `projection.rebuild`.
 
-use commands::{Boxed, Work};
+use commands::{Boxed, Errand, Work};
 use domain::operation::{OperationAccepted, OperationProgress};
 use domain::{Code, Json, Problem};
 use projections::{Model, ProjectionError};
 use store::Log;
-use tokio::sync::mpsc::Sender;
-use uuid::Uuid;
 
 /// The kind of operation that this carries out; its input is `{ "model": name }`, and without
 /// an input its resource names the model.
@@ -39,12 +37,8 @@ impl Work for RebuildWork {
         kind == KIND
     }
 
-    fn run(
-        &self,
-        operation: Uuid,
-        accepted: OperationAccepted,
-        progress: Sender<OperationProgress>,
-    ) -> Boxed<Result<Json, Problem>> {
+    fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
+        let Errand { id: operation, accepted, progress, .. } = errand;
         let log = self.log.clone();
         Box::pin(async move {
             let model = model_of(&accepted)?;

@@ -152,11 +152,7 @@ async fn rows_and_checkpoint_move_together_or_not_at_all() {
 
     // The connection dies after the statement and before the commit.
     let transaction = client.transaction().await.unwrap();
-    let wrote = folder
-        .storage()
-        .write_within(&transaction, at, folded.to, &folded.rows, &folded.parked)
-        .await
-        .unwrap();
+    let wrote = folder.storage().write_within(&transaction, at, &folded).await.unwrap();
     assert!(wrote);
     let pid: i32 = transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     db.sql(&format!("SELECT pg_terminate_backend({pid})")).await;
@@ -165,10 +161,10 @@ async fn rows_and_checkpoint_move_together_or_not_at_all() {
 
     let mut client = log.pool().get().await.unwrap();
     let storage = folder.storage();
-    assert!(storage.write(&mut client, at, folded.to, &folded.rows, &folded.parked).await.unwrap());
+    assert!(storage.write(&mut client, at, &folded).await.unwrap());
     assert_eq!(db.sql(state).await.as_deref(), Some("1/1"));
     // Whoever comes second with the same batch changes nothing.
-    let again = storage.write(&mut client, at, folded.to, &folded.rows, &folded.parked).await;
+    let again = storage.write(&mut client, at, &folded).await;
     assert!(!again.unwrap());
     assert_eq!(db.sql(state).await.as_deref(), Some("1/1"));
 }

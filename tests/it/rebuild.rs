@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use commands::Work;
+use commands::{Boxed, CommandEnvelope, Errand, Executor, Work};
 use domain::operation::{OperationAccepted, Resource};
 use domain::{Json, TaskId, TenantId};
 use projections::{Model, ProjectionError};
@@ -78,8 +78,8 @@ async fn a_rebuild_mends_rows_that_are_wrong_missing_or_too_many() {
     caught_up(&queries, last.last().unwrap().position).await;
     let extra = Uuid::new_v4();
     db.sql(&format!(
-        "INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, state, queue, priority, agent_id,
-                holder, parent_id, due_at, queued_at, archived, capabilities, labels, search,
+        "INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, number, state, queue, priority,
+                agent_id, holder, parent_id, due_at, queued_at, archived, capabilities, labels, search,
                 percent, escalated_at
                 FROM read.tasks WHERE key = '{wrong}';
          UPDATE read.tasks SET doc = replace(doc, '\"title\":\"a\"', '\"title\":\"z\"')
@@ -133,6 +133,15 @@ async fn one_rebuild_of_a_model_at_a_time_and_it_needs_no_live_engine() {
     assert_eq!((report.rows, report.differing), (1_200, Some(0)));
 }
 
+/// A rebuild needs no command decided.
+struct Nobody;
+
+impl Executor for Nobody {
+    fn execute(&self, _: CommandEnvelope) -> Boxed<domain::Outcome> {
+        Box::pin(std::future::pending())
+    }
+}
+
 #[tokio::test]
 async fn a_rebuild_runs_as_an_operation() {
     let db = support::database().await;
@@ -146,10 +155,17 @@ async fn a_rebuild_runs_as_an_operation() {
         command: None,
         input: Json::parse(&format!(r#"{{"model":"{model}"}}"#)).unwrap(),
     };
-    let (progress, _kept) = tokio::sync::mpsc::channel(8);
-    let result = work.run(Uuid::new_v4(), accepted("agents"), progress.clone()).await.unwrap();
+    let errand = |accepted| Errand {
+        id: Uuid::new_v4(),
+        tenant: TenantId::default_tenant(),
+        position: 1,
+        accepted,
+        progress: tokio::sync::mpsc::channel(8).0,
+        executor: Arc::new(Nobody),
+    };
+    let result = work.run(errand(accepted("agents"))).await.unwrap();
     assert!(result.as_str().contains(r#""events":4"#), "{}", result.as_str());
-    let problem = work.run(Uuid::new_v4(), accepted("tusks"), progress).await.unwrap_err();
+    let problem = work.run(errand(accepted("tusks"))).await.unwrap_err();
     assert_eq!(problem.code(), Some(domain::Code::NotFound));
 }
 

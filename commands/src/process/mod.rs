@@ -68,7 +68,7 @@ pub trait Manager: Send {
 }
 
 /// The id of a command that a manager sends to a stream for a cause; the same for ever.
-pub(crate) fn command_id(stream: Uuid, manager: &str, cause: std::fmt::Arguments<'_>) -> Uuid {
+pub fn command_id(stream: Uuid, manager: &str, cause: std::fmt::Arguments<'_>) -> Uuid {
     Uuid::new_v5(&stream, format!("{manager}:{cause}").as_bytes())
 }
 

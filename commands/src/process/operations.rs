@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::command_id;
 use super::perform::Session;
-use crate::{CommandEnvelope, Ids, Work};
+use crate::{Boxed, CommandEnvelope, Errand, Executor, Ids, Work};
 
 /// Who the commands are from.
 const ACTOR: &str = "manager:operations";
@@ -134,7 +134,12 @@ pub(in crate::process) fn start(
 }
 
 impl Job {
-    async fn run(&self, session: &Session, works: &[Arc<dyn Work>], cancelled: &CancellationToken) {
+    async fn run(
+        &self,
+        session: &Arc<Session>,
+        works: &[Arc<dyn Work>],
+        cancelled: &CancellationToken,
+    ) {
         let begun = self.step(OperationCommand::Start(Reason::default()), "start");
         session.execute(&begun, u32::MAX).await;
         if session.cancel.is_cancelled() || cancelled.is_cancelled() {
@@ -217,12 +222,19 @@ impl Job {
     /// Lets a work run; `None` when it was cancelled, or the lease lost.
     async fn work(
         &self,
-        session: &Session,
+        session: &Arc<Session>,
         work: &dyn Work,
         cancelled: &CancellationToken,
     ) -> Option<Result<Json, Problem>> {
-        let (sender, reports) = mpsc::channel(PROGRESS_QUEUE);
-        let running = work.run(self.id, self.accepted.clone(), sender);
+        let (progress, reports) = mpsc::channel(PROGRESS_QUEUE);
+        let running = work.run(Errand {
+            id: self.id,
+            tenant: self.tenant.clone(),
+            position: self.position,
+            accepted: self.accepted.clone(),
+            progress,
+            executor: Arc::new(Insistent(session.clone())),
+        });
         let told = self.tell(session, reports);
         tokio::select! {
             // Dropping the work is how it is told to stop.
@@ -276,6 +288,16 @@ impl Job {
             trace: self.trace.as_deref().map(Into::into),
             ..CommandEnvelope::new(self.tenant.clone(), self.id, command, command_id, ACTOR)
         }
+    }
+}
+
+/// The executor of a work: fenced by the managers' lease, and not put off by a full queue.
+struct Insistent(Arc<Session>);
+
+impl Executor for Insistent {
+    fn execute(&self, command: CommandEnvelope) -> Boxed<Outcome> {
+        let session = self.0.clone();
+        Box::pin(async move { session.execute(&command, u32::MAX).await })
     }
 }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::perform::Session;
 use super::{SchedulerHandle, command_id};
-use crate::{Boxed, CommandEnvelope, Work};
+use crate::{Boxed, CommandEnvelope, Errand, Work};
 
 /// The kind of operation; its resource names the queue.
 pub const PURGE: &str = "queue.purge";
@@ -35,12 +35,8 @@ impl Work for PurgeWork {
         kind == PURGE
     }
 
-    fn run(
-        &self,
-        operation: Uuid,
-        accepted: OperationAccepted,
-        progress: Sender<OperationProgress>,
-    ) -> Boxed<Result<Json, Problem>> {
+    fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
+        let Errand { id: operation, accepted, progress, .. } = errand;
         let handle = self.0.clone();
         Box::pin(async move {
             let session = handle.session().await.ok_or_else(|| {

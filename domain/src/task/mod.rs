@@ -16,6 +16,7 @@ mod decision;
 mod dependency;
 mod event;
 mod links;
+mod number;
 mod state;
 mod upcast;
 
@@ -27,4 +28,5 @@ pub use decision::*;
 pub use dependency::*;
 pub use event::*;
 pub use links::*;
+pub use number::{NotATask, TaskNumber, TaskRef};
 pub use state::TaskState;

@@ -1,8 +1,9 @@
 //! Queues and dead letters.
 
+use std::fmt::Display;
+
 use reqwest::Method;
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::{Client, Error, Query};
 
@@ -62,11 +63,30 @@ impl Client {
         self.get("v1/dead-letters", query).await
     }
 
+    /// What `action` (`requeue` or `discard`) would do to the dead letters that the filter
+    /// in `body` takes.
+    ///
+    /// # Errors
+    /// When the filter is malformed or no answer comes.
+    pub async fn preview_dead(&self, action: &str, body: &Value) -> Result<Value, Error> {
+        self.post(&format!("v1/dead-letters/{action}"), body).await
+    }
+
+    /// Does it to all of them, as an operation.
+    ///
+    /// # Errors
+    /// When the filter is malformed or no answer comes.
+    pub async fn all_dead(&self, action: &str, body: &Value) -> Result<Value, Error> {
+        let path = format!("v1/dead-letters/{action}");
+        let query = [("dry_run", "false".to_owned())];
+        self.call(Method::POST, &path, &query, Some(body), &[]).await
+    }
+
     /// Gives a dead task another life.
     ///
     /// # Errors
     /// When it is refused or no answer comes.
-    pub async fn requeue_dead(&self, id: Uuid, body: &Value) -> Result<Value, Error> {
+    pub async fn requeue_dead(&self, id: impl Display, body: &Value) -> Result<Value, Error> {
         self.post(&format!("v1/dead-letters/{id}/requeue"), body).await
     }
 }

@@ -1,11 +1,11 @@
 //! Tasks.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
 use crate::http::idempotency_key;
 use crate::{Client, Error, Query};
@@ -43,11 +43,11 @@ impl Client {
         self.post("v1/tasks/batch", &serde_json::json!({ "items": tasks })).await
     }
 
-    /// One task.
+    /// One task, by its id or its number (`TASK-7`).
     ///
     /// # Errors
     /// When there is none or no answer comes.
-    pub async fn task(&self, id: Uuid) -> Result<Value, Error> {
+    pub async fn task(&self, id: impl Display) -> Result<Value, Error> {
         self.get(&format!("v1/tasks/{id}"), &[]).await
     }
 
@@ -63,7 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no such task or no answer comes.
-    pub async fn task_children(&self, id: Uuid, query: Query<'_>) -> Result<Value, Error> {
+    pub async fn task_children(&self, id: impl Display, query: Query<'_>) -> Result<Value, Error> {
         self.get(&format!("v1/tasks/{id}/children"), query).await
     }
 
@@ -71,7 +71,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is none or no answer comes.
-    pub async fn why(&self, id: Uuid) -> Result<Value, Error> {
+    pub async fn why(&self, id: impl Display) -> Result<Value, Error> {
         self.get(&format!("v1/tasks/{id}/why"), &[]).await
     }
 
@@ -79,7 +79,12 @@ impl Client {
     ///
     /// # Errors
     /// When it is refused or no answer comes.
-    pub async fn command_task(&self, id: Uuid, name: &str, body: &Value) -> Result<Value, Error> {
+    pub async fn command_task(
+        &self,
+        id: impl Display,
+        name: &str,
+        body: &Value,
+    ) -> Result<Value, Error> {
         self.post(&format!("v1/tasks/{id}/{name}"), body).await
     }
 
@@ -89,14 +94,14 @@ impl Client {
     /// When there is none, no answer comes or the time is up.
     pub async fn wait_task(
         &self,
-        id: Uuid,
+        id: impl Display,
         within: Option<Duration>,
         mut seen: impl FnMut(&Value),
     ) -> Result<Value, Error> {
         let begin = Instant::now();
         let mut last = (String::new(), Value::Null, Value::Null);
         loop {
-            match self.task(id).await {
+            match self.task(&id).await {
                 Ok(task) => {
                     let state = task["state"].as_str().unwrap_or_default().to_owned();
                     let now = (state, task["progress"].clone(), task["attempt"].clone());

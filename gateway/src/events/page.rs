@@ -58,8 +58,9 @@ pub async fn list_events(
     let after = params::position("after", params.after.as_deref())?.unwrap_or_default();
     // The log itself is read: what stands in it is visible at once.
     at_least(&app, fresh).await?;
+    let stream = crate::task::stream(&app, &caller, params.stream, fresh).await?;
     let mut filter = EventFilter {
-        stream: params::id("stream", params.stream.as_deref())?,
+        stream: params::id("stream", stream.as_deref())?,
         actor: params::text("actor", params.actor)?,
         correlation: params::id("correlation", params.correlation.as_deref())?,
         ..EventFilter::default()

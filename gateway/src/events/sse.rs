@@ -17,7 +17,7 @@ use super::stream::{Live, Next};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiResult;
-use crate::query::Params;
+use crate::query::{Fresh, Params};
 
 /// What a client waits before it connects again: a second and up to one more, so that a
 /// restart is not followed by everybody at once (reliability 3.4).
@@ -55,7 +55,8 @@ pub async fn stream_events(
     headers: HeaderMap,
 ) -> ApiResult {
     let wanted = cursor::of_request(&headers, params.after.as_deref())?;
-    let filter = StreamFilter::read(params.types.as_deref(), params.stream.as_deref())?;
+    let stream = crate::task::stream(&app, &caller, params.stream, Fresh::of(&headers)?).await?;
+    let filter = StreamFilter::read(params.types.as_deref(), stream.as_deref())?;
     let slot = Arc::new(app.stream_slot(&caller)?);
     Ok(answer(Live::open(&app, &caller, slot, filter, wanted).await?))
 }

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use domain::task::{ClaimTasks, Claimed};
 use projections::Model;
-use projections::queues::QueueView;
+use projections::queues::{QueueStanding, QueueView};
 use projections::{Answer, Page};
 
 use super::check;
@@ -58,7 +58,8 @@ pub async fn list_queues(
     fresh: Fresh,
 ) -> ApiResult {
     view::wait(&app, fresh, MODELS).await?;
-    let queues = app.doors.queries.queues(&caller.tenant).await?;
+    let mut queues = app.doors.queries.queues(&caller.tenant).await?;
+    overlay(&app, &caller, &mut queues.value);
     Ok(view::list(queues.map(|items| Page { items, next: None })))
 }
 
@@ -78,6 +79,22 @@ pub async fn get_queue(
     let head = app.doors.reader.feed.head();
     view::wait(&app, fresh, MODELS).await?;
     let found = app.doors.queries.queue(&caller.tenant, &queue, fresh.wait).await?;
-    let Answer { value, position, lag_ms } = view::present(found, "queue", head)?;
+    let Answer { mut value, position, lag_ms } = view::present(found, "queue", head)?;
+    overlay(&app, &caller, std::slice::from_mut(&mut value));
     Ok(view::with_position(Json(value), position, lag_ms))
+}
+
+/// Lays over queues what only the scheduler knows: it tells by the clock, not by the log,
+/// which tasks could be given out.
+fn overlay(app: &App, caller: &Caller, queues: &mut [QueueView]) {
+    let Some(depths) = app.doors.claims.depths(&caller.tenant) else { return };
+    for queue in queues {
+        let depth = depths.get(&queue.name).copied().unwrap_or_default();
+        queue.standing = Some(QueueStanding {
+            ready: depth.waiting as u64,
+            timed: depth.timed as u64,
+            dependent: depth.dependent as u64,
+            held: depth.held as u64,
+        });
+    }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use domain::TaskId;
-use domain::task::TaskState;
+use domain::task::{TaskRef, TaskState};
 use projections::Model;
 use projections::tasks::{TaskFilter, TaskView};
 use serde::Deserialize;
@@ -16,8 +16,10 @@ use crate::error::{ApiError, ApiResult};
 use crate::events::{EventList, at_least, cloud_events};
 use crate::openapi::Refused;
 use crate::params;
-use crate::query::{Fresh, Id, Params, limit};
+use crate::query::{Fresh, Params, limit};
 use crate::view::{self, List};
+
+use super::TaskAt;
 
 /// Which tasks to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -36,7 +38,7 @@ pub struct TaskParams {
     label: Option<String>,
     /// A capability that it needs.
     capability: Option<String>,
-    /// The task that it is a part of.
+    /// The task that it is a part of: its id or number.
     parent: Option<String>,
     /// A text in its title or the beginning of its description.
     q: Option<String>,
@@ -53,7 +55,8 @@ pub struct TaskParams {
 }
 
 impl TaskParams {
-    fn filter(self) -> Result<TaskFilter, ApiError> {
+    async fn filter(self, app: &App, caller: &Caller, fresh: Fresh) -> ApiResult<TaskFilter> {
+        let parent = super::parameter(app, caller, "parent", self.parent.as_deref(), fresh).await?;
         Ok(TaskFilter {
             states: params::words("state", self.state.as_deref())?,
             queue: params::text("queue", self.queue)?,
@@ -61,7 +64,7 @@ impl TaskParams {
             agent: params::id("agent", self.agent.as_deref())?,
             label: params::text("label", self.label)?,
             capability: params::text("capability", self.capability)?,
-            parent: params::id("parent", self.parent.as_deref())?,
+            parent,
             q: params::text("q", self.q)?,
             due_before: params::time("due_before", self.due_before.as_deref())?,
             escalated: self.escalated.unwrap_or_default(),
@@ -93,7 +96,7 @@ pub async fn list_tasks(
     fresh: Fresh,
 ) -> ApiResult {
     let (limit, cursor) = (limit(params.limit)?, params.cursor.take());
-    let filter = params.filter()?;
+    let filter = params.filter(&app, &caller, fresh).await?;
     view::wait(&app, fresh, &[Model::Tasks]).await?;
     let queries = &app.doors.queries;
     let page = queries.tasks(&caller.tenant, &filter, limit as usize, cursor.as_deref()).await?;
@@ -101,14 +104,14 @@ pub async fn list_tasks(
 }
 
 /// Lists the parts of a task, newest first.
-#[utoipa::path(get, path = "/tasks/{id}/children", tag = "tasks", params(("id" = TaskId, Path), PageParams), responses(
+#[utoipa::path(get, path = "/tasks/{id}/children", tag = "tasks", params(("id" = TaskRef, Path), PageParams), responses(
     (status = 200, description = "A page of tasks", body = List<TaskView>),
     (status = "4XX", response = Refused),
 ))]
 pub async fn list_children(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     Params(params): Params<PageParams>,
     fresh: Fresh,
 ) -> ApiResult {
@@ -130,7 +133,7 @@ pub async fn list_dead_letters(
     fresh: Fresh,
 ) -> ApiResult {
     let (limit, cursor) = (limit(params.limit)? as usize, params.cursor.take());
-    let filter = params.filter()?;
+    let filter = params.filter(&app, &caller, fresh).await?;
     if filter.states.iter().any(|state| !matches!(state, TaskState::Failed | TaskState::Dead)) {
         let message = "dead letters are `failed` or `dead`";
         return Err(ApiError::parameter("/query/state", message));
@@ -153,14 +156,14 @@ pub struct TaskEventParams {
 }
 
 /// Lists a task's events, oldest first.
-#[utoipa::path(get, path = "/tasks/{id}/events", tag = "tasks", params(("id" = TaskId, Path), TaskEventParams), responses(
+#[utoipa::path(get, path = "/tasks/{id}/events", tag = "tasks", params(("id" = TaskRef, Path), TaskEventParams), responses(
     (status = 200, description = "A page of CloudEvents; `next` is the `after` of the next one", body = EventList),
     (status = "4XX", response = Refused),
 ))]
 pub async fn list_task_events(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     Params(params): Params<TaskEventParams>,
     fresh: Fresh,
 ) -> ApiResult {

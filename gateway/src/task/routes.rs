@@ -2,8 +2,8 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use domain::task::{Reason, RequeueTask, SubmitTask, UpdateTask};
-use domain::{Command, StreamType, TaskId};
+use domain::task::{Reason, SubmitTask, TaskRef, UpdateTask};
+use domain::{StreamType, TaskId};
 use projections::Model;
 use projections::tasks::TaskView;
 
@@ -13,8 +13,10 @@ use crate::body::JsonBytes;
 use crate::change::{Call, Changed, Target, change, not_here, parse};
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
-use crate::query::{Fresh, Id, NoParams, Params, id};
+use crate::query::{Fresh, NoParams, Params};
 use crate::view;
+
+use super::TaskAt;
 
 const TASK: StreamType = StreamType::Task;
 /// Commands that have a route of their own, or that only the system gives.
@@ -33,14 +35,14 @@ pub async fn submit_task(State(app): State<App>, call: Call, body: JsonBytes) ->
 }
 
 /// Shows a task.
-#[utoipa::path(get, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), responses(
+#[utoipa::path(get, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskRef, Path)), responses(
     (status = 200, description = "The task", body = TaskView),
     (status = "4XX", response = Refused),
 ))]
 pub async fn get_task(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     Params(NoParams {}): Params<NoParams>,
     fresh: Fresh,
     headers: HeaderMap,
@@ -52,7 +54,7 @@ pub async fn get_task(
 }
 
 /// Changes what a task says; its state stays.
-#[utoipa::path(patch, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), request_body = UpdateTask, responses(
+#[utoipa::path(patch, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskRef, Path)), request_body = UpdateTask, responses(
     (status = 200, description = "Changed", body = Changed),
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),
@@ -60,14 +62,14 @@ pub async fn get_task(
 pub async fn update_task(
     State(app): State<App>,
     call: Call,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     body: JsonBytes,
 ) -> ApiResult {
     change(&app, &call, Target::Known(id), parse(TASK, "update", &body.0)?).await
 }
 
 /// Takes a task off every list; its history stays.
-#[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskId, Path)), responses(
+#[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks", params(("id" = TaskRef, Path)), responses(
     (status = 200, description = "Archived", body = Changed),
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),
@@ -75,7 +77,7 @@ pub async fn update_task(
 pub async fn archive_task(
     State(app): State<App>,
     call: Call,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     body: JsonBytes,
 ) -> ApiResult {
     change(&app, &call, Target::Known(id), parse(TASK, "archive", &body.0)?).await
@@ -87,7 +89,7 @@ pub async fn archive_task(
 ///
 /// What an agent says of its work carries the `lease_token` of its assignment.
 #[utoipa::path(post, path = "/tasks/{id}/{command}", tag = "tasks", params(
-    ("id" = TaskId, Path),
+    ("id" = TaskRef, Path),
     ("command" = String, Path, description = "The command's name"),
 ), request_body(content = Reason, description = "The command's fields"), responses(
     (status = 200, description = "Done", body = Changed),
@@ -97,30 +99,14 @@ pub async fn archive_task(
 pub async fn command_task(
     State(app): State<App>,
     call: Call,
-    Path((task, name)): Path<(String, String)>,
+    TaskAt(id): TaskAt,
+    Path(path): Path<(String, String)>,
     body: JsonBytes,
 ) -> ApiResult {
-    let id = id(&task)?;
+    let (_, name) = path;
     if NOT_HERE.contains(&&*name) {
         return Err(not_here(TASK, &name, "a new task comes by POST /v1/tasks"));
     }
     let command = parse(TASK, &name, &body.0)?;
     change(&app, &call, Target::Known(id), command).await
-}
-
-/// Revives a failed or dead task: back into its queue with all its attempts, changed on the way
-/// if `changes` says so.
-#[utoipa::path(post, path = "/dead-letters/{task_id}/requeue", tag = "dead letters", params(("task_id" = TaskId, Path)), request_body = RequeueTask, responses(
-    (status = 200, description = "Queued again", body = Changed),
-    (status = 202, response = Accepted),
-    (status = "4XX", response = Refused),
-))]
-pub async fn requeue_dead_letter(
-    State(app): State<App>,
-    call: Call,
-    Path(task): Path<String>,
-    body: JsonBytes,
-) -> ApiResult {
-    let command: Command = parse(TASK, "requeue", &body.0)?;
-    change(&app, &call, Target::Known(id(&task)?), command).await
 }

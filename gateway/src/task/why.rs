@@ -5,7 +5,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use commands::Waits;
 use domain::agent::AgentState;
-use domain::task::{Need, TaskEvent, TaskState};
+use domain::task::{Need, TaskEvent, TaskRef, TaskState};
 use domain::{AgentId, Event, Recorded, TaskId, Timestamp};
 use projections::agents::{AgentFilter, AgentView};
 use projections::tasks::TaskView;
@@ -18,8 +18,10 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiResult;
 use crate::openapi::Refused;
-use crate::query::{Fresh, Id, NoParams, Params};
+use crate::query::{Fresh, NoParams, Params};
 use crate::view;
+
+use super::TaskAt;
 
 /// Agents that are looked at; a fleet beyond that has somebody for most tasks.
 const MAX_AGENTS: usize = 1_000;
@@ -97,14 +99,14 @@ impl From<Waits> for WhyReason {
 }
 
 /// Says what a task waits for.
-#[utoipa::path(get, path = "/tasks/{id}/why", tag = "tasks", params(("id" = TaskId, Path)), responses(
+#[utoipa::path(get, path = "/tasks/{id}/why", tag = "tasks", params(("id" = TaskRef, Path)), responses(
     (status = 200, description = "The reasons", body = Why),
     (status = "4XX", response = Refused),
 ))]
 pub async fn why_task(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    TaskAt(id): TaskAt,
     Params(NoParams {}): Params<NoParams>,
     fresh: Fresh,
 ) -> ApiResult {

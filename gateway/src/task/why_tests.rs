@@ -2,7 +2,7 @@ use super::*;
 
 fn task(change: serde_json::Value) -> TaskView {
     let mut base = serde_json::json!({
-        "id": Uuid::from_u128(1), "title": "t", "description": null, "type": "default",
+        "number": "TASK-1", "id": Uuid::from_u128(1), "title": "t", "description": null, "type": "default",
         "queue": "default", "payload": null, "priority": "normal", "state": "queued",
         "capabilities": [], "labels": [], "assignees": [], "agent_id": null, "attempt": 0,
         "max_attempts": 3, "lease_expires_at": null, "parent_id": null, "depends_on": [],

@@ -1,9 +1,10 @@
 //! Here when this process holds the lease, behind NATS when another does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use commands::process::SchedulerHandle;
-use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor, Waits};
+use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor, QueueDepth, Waits};
 use domain::task::{ClaimTasks, Claimed};
 use domain::{Outcome, Problem, TaskId, TenantId};
 
@@ -63,5 +64,9 @@ impl Claims for SwitchClaims {
         } else {
             self.elsewhere.why(tenant, task)
         }
+    }
+
+    fn depths(&self, tenant: &TenantId) -> Option<BTreeMap<String, QueueDepth>> {
+        if self.here.is_active() { self.here.depths(tenant) } else { self.elsewhere.depths(tenant) }
     }
 }

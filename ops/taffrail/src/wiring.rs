@@ -234,6 +234,7 @@ pub async fn start(
         let works: Vec<Arc<dyn commands::Work>> = vec![
             Arc::new(replay::RebuildWork::new(log.clone())),
             Arc::new(replay::VerifyDecisionsWork::new(log.clone())),
+            Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
         ];
         let (managers, scheduler) = Managers::new(
             Arc::new(reader.clone()),

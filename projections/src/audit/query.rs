@@ -86,6 +86,25 @@ impl Queries {
         });
         Ok(seen.answer(page))
     }
+
+    /// How many events of a type belong to a correlation.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn count_of(
+        &self,
+        tenant: &TenantId,
+        correlation: Uuid,
+        kind: &str,
+    ) -> Result<Answer<u64>, QueryError> {
+        let mut sql = Sql::new("SELECT count(*) FROM read.audit a");
+        sql.with(" WHERE a.tenant = #", tenant.as_str().to_owned());
+        sql.with(" AND a.correlation_id = #", correlation);
+        sql.with(" AND a.type = #", kind.to_owned());
+        let (seen, rows) = self.select(tenant, &[Model::Audit], sql).await?;
+        let count = rows.first().map(|row| position_of(row, FIRST)).transpose()?;
+        Ok(seen.answer(count.unwrap_or_default()))
+    }
 }
 
 /// Both kinds of lines in one order: by position, newest first; a refusal names the head

@@ -12,7 +12,7 @@ use domain::recorded::DecodeError;
 use domain::{Recorded, TenantId};
 use uuid::Uuid;
 
-use super::Projection;
+use super::{Numbers, Projection};
 
 /// A stream within its tenant.
 pub type StreamKey = (TenantId, Uuid);
@@ -48,9 +48,16 @@ pub struct Parked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spoilt;
 
+/// An event, the rows that it touches, and the number of the stream that it begins.
+struct Planned<K> {
+    recorded: Arc<Recorded>,
+    keys: Vec<K>,
+    number: Option<u64>,
+}
+
 /// A batch of events, each with the rows that it touches.
 pub(super) struct Batch<P: Projection> {
-    planned: Vec<(Arc<Recorded>, Vec<P::Key>)>,
+    planned: Vec<Planned<P::Key>>,
     /// Events of types that this release does not know.
     pub unknown: u64,
     /// Events of parked streams.
@@ -58,17 +65,27 @@ pub(super) struct Batch<P: Projection> {
 }
 
 impl<P: Projection> Batch<P> {
-    /// Finds the rows that each event touches; parks the streams of unreadable events.
-    pub fn plan(events: &[Arc<Recorded>], parked: &mut HashMap<StreamKey, Parked>) -> Self {
+    /// Finds the rows that each event touches and counts the streams that begin; parks the
+    /// streams of unreadable events.
+    pub fn plan(
+        events: &[Arc<Recorded>],
+        parked: &mut HashMap<StreamKey, Parked>,
+        numbers: &mut Numbers,
+    ) -> Self {
         let mut batch = Self { planned: Vec::with_capacity(events.len()), unknown: 0, skipped: 0 };
         for recorded in events {
+            // Before anything is left out: what can't be folded today counts all the same.
+            let number = numbers.next::<P>(recorded);
             if batch.passes_over(recorded, parked) {
                 continue;
             }
             match recorded.event() {
                 Ok(event) => match quietly(|| P::keys(recorded, event)) {
                     Ok(keys) if keys.is_empty() => {}
-                    Ok(keys) => batch.planned.push((recorded.clone(), keys)),
+                    Ok(keys) => {
+                        let recorded = recorded.clone();
+                        batch.planned.push(Planned { recorded, keys, number });
+                    }
                     Err(reason) => park(parked, recorded, reason),
                 },
                 Err(DecodeError::Unknown { .. }) => batch.unknown += 1,
@@ -85,7 +102,9 @@ impl<P: Projection> Batch<P> {
         let mut seen = std::collections::HashSet::new();
         self.planned
             .iter()
-            .flat_map(|(event, keys)| keys.iter().map(|key| (event.tenant.clone(), key.clone())))
+            .flat_map(|Planned { recorded, keys, .. }| {
+                keys.iter().map(|key| (recorded.tenant.clone(), key.clone()))
+            })
             .filter(|key| seen.insert(key.clone()))
             .collect()
     }
@@ -101,7 +120,7 @@ impl<P: Projection> Batch<P> {
         careful: bool,
     ) -> Result<(), Spoilt> {
         let planned = std::mem::take(&mut self.planned);
-        let outcome = planned.iter().try_for_each(|(recorded, keys)| {
+        let outcome = planned.iter().try_for_each(|Planned { recorded, keys, number }| {
             // Parked by an earlier event of this very batch.
             if self.passes_over(recorded, parked) {
                 return Ok(());
@@ -114,6 +133,9 @@ impl<P: Projection> Batch<P> {
                     let slot = rows.entry(place).or_insert_with(Slot::empty);
                     slot.touched = true;
                     slot.row = projection.fold(key, slot.row.take(), recorded, event);
+                    if let (Some(row), Some(number)) = (&mut slot.row, number) {
+                        P::number(row, *number);
+                    }
                 }
             });
             match (folded, before) {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use deadpool_postgres::GenericClient;
 use domain::{Recorded, Timestamp};
 
-use super::Projection;
 use super::fold::{Batch, Parked, Rows, StreamKey};
 use super::memory::contiguous;
 use super::storage::{Checkpoint, Storage};
+use super::{Numbers, Projection};
 use crate::ProjectionError;
 
 /// Memory that a row costs beside its payload, roughly.
@@ -28,6 +28,7 @@ pub struct Folder<P: Projection> {
     kept: Rows<P>,
     kept_bytes: usize,
     most_bytes: usize,
+    numbers: Numbers,
 }
 
 /// A folded batch, not yet written.
@@ -36,6 +37,8 @@ pub struct Folded<P: Projection> {
     pub rows: Rows<P>,
     /// The streams that stand still after it.
     pub parked: HashMap<StreamKey, Parked>,
+    /// The last numbers given.
+    pub numbers: Numbers,
     /// Where the checkpoint goes.
     pub to: (u64, Timestamp),
     /// Events of types that this release does not know.
@@ -54,7 +57,8 @@ impl<P: Projection> Folder<P> {
         parked: HashMap<StreamKey, Parked>,
         most_bytes: usize,
     ) -> Self {
-        Self { projection, storage, at, parked, kept: Rows::<P>::new(), kept_bytes: 0, most_bytes }
+        let (kept, kept_bytes, numbers) = (Rows::<P>::new(), 0, Numbers::default());
+        Self { projection, storage, at, parked, kept, kept_bytes, most_bytes, numbers }
     }
 
     /// Where it stands.
@@ -87,10 +91,13 @@ impl<P: Projection> Folder<P> {
         // Taken out: a failure on the way leaves nothing half-folded behind.
         let mut rows = std::mem::take(&mut self.kept);
         let mut bytes = std::mem::take(&mut self.kept_bytes);
+        let mut counted = std::mem::take(&mut self.numbers);
+        let schema = self.storage.schema();
+        counted.load::<P, C>(client, schema, events.iter().map(|event| &**event)).await?;
         let mut careful = false;
         loop {
-            let mut parked = self.parked.clone();
-            let mut batch = Batch::<P>::plan(events, &mut parked);
+            let (mut parked, mut numbers) = (self.parked.clone(), counted.clone());
+            let mut batch = Batch::<P>::plan(events, &mut parked, &mut numbers);
             let mut missing = batch.keys();
             missing.retain(|key| !rows.contains_key(key));
             rows.extend(self.storage.load(client, missing).await?);
@@ -104,7 +111,7 @@ impl<P: Projection> Folder<P> {
             bytes += events.iter().map(|event| event.payload.len() + ROW_BYTES).sum::<usize>();
             let to = (last.position, last.recorded_at);
             let (unknown, skipped) = (batch.unknown, batch.skipped);
-            return Ok(Some(Folded { rows, parked, to, unknown, skipped, bytes }));
+            return Ok(Some(Folded { rows, parked, numbers, to, unknown, skipped, bytes }));
         }
     }
 
@@ -113,6 +120,8 @@ impl<P: Projection> Folder<P> {
         self.at.position = folded.to.0;
         self.parked = folded.parked;
         self.parked.values_mut().for_each(|at| at.changed = false);
+        self.numbers = folded.numbers;
+        self.numbers.settle();
         if P::WRITE_ONCE || folded.bytes > self.most_bytes {
             return;
         }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use domain::{Recorded, TenantId};
 use store::StoreError;
 
-use super::Projection;
 use super::fold::{Batch, Parked, Rows, StreamKey};
+use super::{Numbers, Projection};
 
 /// The rows of one read model, folded from the log's first event on.
 pub struct World<P: Projection> {
@@ -16,6 +16,7 @@ pub struct World<P: Projection> {
     rows: Rows<P>,
     position: u64,
     parked: HashMap<StreamKey, Parked>,
+    numbers: Numbers,
     unknown: u64,
     careful: bool,
     spoilt: bool,
@@ -25,8 +26,16 @@ impl<P: Projection> World<P> {
     /// The world before the first event; it copies each row before it changes it, so a
     /// fold that panics costs its own stream alone.
     pub fn new(projection: P) -> Self {
-        let (rows, parked) = (Rows::<P>::new(), HashMap::new());
-        Self { projection, rows, position: 0, parked, unknown: 0, careful: true, spoilt: false }
+        Self {
+            projection,
+            rows: Rows::<P>::new(),
+            position: 0,
+            parked: HashMap::new(),
+            numbers: Numbers::default(),
+            unknown: 0,
+            careful: true,
+            spoilt: false,
+        }
     }
 
     /// The same without copies, for telling a whole log: about twice as fast. When a fold
@@ -56,7 +65,7 @@ impl<P: Projection> World<P> {
         let events = &events[seen..];
         contiguous(self.position, events)?;
         let Some(last) = events.last() else { return Ok(()) };
-        let mut batch = Batch::<P>::plan(events, &mut self.parked);
+        let mut batch = Batch::<P>::plan(events, &mut self.parked, &mut self.numbers);
         // Careful folding cannot be spoilt: it keeps what it is about to change.
         let (rows, parked) = (&mut self.rows, &mut self.parked);
         if batch.fold(&self.projection, rows, parked, self.careful).is_err() {

@@ -6,6 +6,7 @@ mod commit;
 mod fold;
 mod folder;
 pub mod memory;
+mod numbers;
 mod pace;
 mod pages;
 mod run;
@@ -14,15 +15,17 @@ mod storage;
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use domain::{Event, Recorded};
+use domain::{Event, Recorded, StreamType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use cell::{Cell, Column, ColumnKind, Key};
 pub use fold::{Parked, Rows, StreamKey};
 pub use folder::{Folded, Folder};
+pub use numbers::Numbers;
 pub use pace::{MAX_BATCH, Pace};
 pub use run::run_all;
+pub(crate) use storage::read_row;
 pub use storage::{Checkpoint, Schema, Storage, document, stored, stored_sql};
 
 /// A pure fold of the log over keyed rows.
@@ -40,6 +43,9 @@ pub trait Projection: Send + Sync + 'static {
     /// Rows are kept as documents. Without, only key and columns are: the row is folded from
     /// its one event whenever it is read.
     const DOCUMENT: bool = true;
+    /// The streams of this type are counted per tenant in the order of the log, from 1, and
+    /// each one's number is [given](Projection::number) to the rows of its first event.
+    const NUMBERED: Option<StreamType> = None;
     /// What names a row within its tenant.
     type Key: Key;
     /// What is kept per key.
@@ -56,6 +62,9 @@ pub trait Projection: Send + Sync + 'static {
         recorded: &Recorded,
         event: &Event,
     ) -> Option<Self::Row>;
+
+    /// Gives a row the number of its stream, right after the fold of the stream's first event.
+    fn number(_row: &mut Self::Row, _number: u64) {}
 
     /// The values of [`Projection::COLUMNS`], in their order.
     fn index(key: &Self::Key, row: &Self::Row) -> Vec<Cell>;

@@ -16,7 +16,7 @@ use super::fold::{Rows, park};
 use super::folder::{Folded, Folder};
 use super::pages::Pages;
 use super::storage::{Schema, Storage};
-use super::{Pace, Projection};
+use super::{Numbers, Pace, Projection};
 use crate::{Model, Progress, ProjectionError, with_model};
 
 /// How long an idle model sleeps at most before it asks the log itself (reliability D21).
@@ -176,17 +176,18 @@ impl<P: Projection + Clone> Engine<P> {
         let client = self.pool.get().await?;
         let Some(folded) = folder.fold(&client, events).await? else { return Ok(true) };
         drop(client);
-        let Folded { rows, parked, to, unknown, skipped, .. } = &folded;
+        let Folded { rows, parked, numbers, to, unknown, skipped, .. } = &folded;
         let (storage, at) = (folder.storage(), folder.at());
         let moved = if parked.values().any(|at| at.changed) {
-            storage.write(&mut self.pool.get().await?, at, *to, rows, parked).await?
+            storage.write(&mut self.pool.get().await?, at, &folded).await?
         } else if planted(Planted::CheckpointApart) && !rows.is_empty() {
             let stay = (at.position, to.1);
-            let rows = self.commits.write(storage.writing(at, stay, rows)).await?;
+            let rows = self.commits.write(storage.writing(at, stay, rows, numbers)).await?;
             sleep(POLL).await;
-            rows && self.commits.write(storage.writing(at, *to, &Rows::<P>::new())).await?
+            let none = (Rows::<P>::new(), Numbers::default());
+            rows && self.commits.write(storage.writing(at, *to, &none.0, &none.1)).await?
         } else {
-            self.commits.write(storage.writing(at, *to, rows)).await?
+            self.commits.write(storage.writing(at, *to, rows, numbers)).await?
         };
         if !moved {
             return Ok(false);

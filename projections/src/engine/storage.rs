@@ -15,7 +15,8 @@ use tokio_postgres::types::ToSql;
 
 use super::commit::{BEGIN, Write};
 use super::fold::{Parked, Rows, Slot, StreamKey};
-use super::{Cell, Column, ColumnKind, Key, Projection};
+use super::folder::Folded;
+use super::{Cell, Column, ColumnKind, Key, Numbers, Projection};
 use crate::ProjectionError;
 
 /// Which set of tables: those that are read, or those beside them that a rebuild fills.
@@ -154,11 +155,10 @@ impl<P: Projection> Storage<P> {
         &self,
         client: &mut Client,
         from: Checkpoint,
-        to: (u64, Timestamp),
-        rows: &Rows<P>,
-        parked: &HashMap<StreamKey, Parked>,
+        folded: &Folded<P>,
     ) -> Result<bool, ProjectionError> {
-        let Write { sql, values, .. } = self.writing(from, to, rows);
+        let Folded { rows, parked, numbers, to, .. } = folded;
+        let Write { sql, values, .. } = self.writing(from, *to, rows, numbers);
         let statement = client.prepare_cached(&sql).await?;
         let parameters = values.parameters();
         if !parked.values().any(|at| at.changed) {
@@ -190,11 +190,10 @@ impl<P: Projection> Storage<P> {
         &self,
         transaction: &Transaction<'_>,
         from: Checkpoint,
-        to: (u64, Timestamp),
-        rows: &Rows<P>,
-        parked: &HashMap<StreamKey, Parked>,
+        folded: &Folded<P>,
     ) -> Result<bool, ProjectionError> {
-        let Write { sql, values, .. } = self.writing(from, to, rows);
+        let Folded { rows, parked, numbers, to, .. } = folded;
+        let Write { sql, values, .. } = self.writing(from, *to, rows, numbers);
         let written = transaction.query_opt(&*sql, &values.parameters()).await?;
         self.write_parked(transaction, parked).await?;
         Ok(written.is_some())
@@ -202,9 +201,15 @@ impl<P: Projection> Storage<P> {
 
     /// The statement that writes the touched rows and moves the checkpoint; no row comes
     /// back when the checkpoint was not where `from` says.
-    pub(super) fn writing(&self, from: Checkpoint, to: (u64, Timestamp), rows: &Rows<P>) -> Write {
-        let (sql, values) = if rows.values().any(|slot| slot.touched) {
-            (&self.write, Values::of::<P>(from, to, rows))
+    pub(super) fn writing(
+        &self,
+        from: Checkpoint,
+        to: (u64, Timestamp),
+        rows: &Rows<P>,
+        numbers: &Numbers,
+    ) -> Write {
+        let (sql, values) = if rows.values().any(|slot| slot.touched) || numbers.changed() {
+            (&self.write, Values::of::<P>(from, to, rows, numbers))
         } else {
             (&self.pass, Values::checkpoint::<P>(from, to))
         };
@@ -253,6 +258,9 @@ impl<P: Projection> Storage<P> {
         transaction
             .execute(&format!("DELETE FROM {schema}.parked WHERE model = $1"), &[&P::NAME])
             .await?;
+        transaction
+            .execute(&format!("DELETE FROM {schema}.numbers WHERE model = $1"), &[&P::NAME])
+            .await?;
         transaction.commit().await?;
         checkpoint_of(&row)
     }
@@ -289,7 +297,8 @@ fn pass_sql(schema: Schema) -> String {
     )
 }
 
-/// Moves the checkpoint and, only if that succeeds, deletes and upserts from arrays.
+/// Moves the checkpoint and, only if that succeeds, deletes and upserts from arrays; the
+/// numbers of a model that counts go with them.
 fn write_sql<P: Projection>(schema: Schema) -> String {
     let schema = schema.as_str();
     let name = P::NAME;
@@ -313,6 +322,19 @@ fn write_sql<P: Projection>(schema: Schema) -> String {
         format!("ON CONFLICT (tenant, key) DO UPDATE SET {}", updates.join(", "))
     };
     let gone = next;
+    let numbers = match P::NUMBERED {
+        None => String::new(),
+        Some(_) => format!(
+            ",
+         counted AS (
+             INSERT INTO {schema}.numbers (model, tenant, last)
+             SELECT $1, n.tenant, n.last FROM unnest(${}::text[], ${}::bigint[]) n(tenant, last)
+             WHERE EXISTS (SELECT FROM moved)
+             ON CONFLICT (model, tenant) DO UPDATE SET last = EXCLUDED.last)",
+            gone + 2,
+            gone + 3
+        ),
+    };
     format!(
         "WITH moved AS (
              UPDATE {schema}.checkpoints
@@ -326,7 +348,7 @@ fn write_sql<P: Projection>(schema: Schema) -> String {
              INSERT INTO {schema}.{name} ({columns})
              SELECT {values} FROM unnest({arrays}) u({columns})
              WHERE EXISTS (SELECT FROM moved)
-             {updates})
+             {updates}){numbers}
          SELECT FROM moved",
         gone + 1
     )
@@ -336,7 +358,12 @@ fn write_sql<P: Projection>(schema: Schema) -> String {
 pub(super) struct Values(Vec<Box<dyn ToSql + Sync + Send>>);
 
 impl Values {
-    fn of<P: Projection>(from: Checkpoint, to: (u64, Timestamp), rows: &Rows<P>) -> Self {
+    fn of<P: Projection>(
+        from: Checkpoint,
+        to: (u64, Timestamp),
+        rows: &Rows<P>,
+        numbers: &Numbers,
+    ) -> Self {
         let mut kept: Vec<_> = Vec::new();
         let mut gone: Vec<_> = Vec::new();
         for ((tenant, key), slot) in rows.iter().filter(|(_, slot)| slot.touched) {
@@ -368,6 +395,11 @@ impl Values {
         values
             .push(Box::new(gone.iter().map(|(tenant, _)| tenant.to_string()).collect::<Vec<_>>()));
         values.push(key_kind.array(gone.iter().map(|(_, key)| key.cell())));
+        if P::NUMBERED.is_some() {
+            let (tenants, last) = numbers.to_write();
+            values.push(Box::new(tenants));
+            values.push(Box::new(last));
+        }
         Self(values)
     }
 

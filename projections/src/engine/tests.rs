@@ -28,13 +28,13 @@ fn in_batches<P: Projection + Clone>(
     cuts: &[usize],
 ) -> BTreeMap<(String, String), String> {
     let mut stored = super::Rows::<P>::new();
-    let mut parked = Default::default();
+    let (mut parked, mut numbers) = Default::default();
     let mut rest = events;
     let mut cuts = cuts.iter().copied().chain(std::iter::repeat(3));
     while !rest.is_empty() {
         let (batch, more) = rest.split_at(cuts.next().unwrap().clamp(1, rest.len()));
         rest = more;
-        let mut planned = super::fold::Batch::<P>::plan(batch, &mut parked);
+        let mut planned = super::fold::Batch::<P>::plan(batch, &mut parked, &mut numbers);
         planned.fold(projection, &mut stored, &mut parked, false).unwrap();
         for slot in stored.values_mut() {
             slot.row = slot.row.as_ref().map(|row| {

@@ -9,4 +9,4 @@ mod query;
 mod view;
 
 pub use fold::{QueueRow, Queues};
-pub use view::QueueView;
+pub use view::{QueueStanding, QueueView};

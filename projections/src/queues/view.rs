@@ -30,6 +30,9 @@ pub struct QueueView {
     pub per_minute: RatesView,
     /// Since the log's first event.
     pub counters: Counters,
+    /// What the waiting ones wait for, as the scheduler has it now; null where the answer
+    /// comes from a process without it.
+    pub standing: Option<QueueStanding>,
     /// Whether it gives tasks out.
     pub state: QueueState,
     /// Why, where somebody said so.
@@ -43,4 +46,17 @@ pub struct QueueView {
     pub policy: Json,
     /// Of its stream: 0 where nothing was ever decided about it.
     pub version: u64,
+}
+
+/// The open tasks of a queue by what they wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueueStanding {
+    /// For an agent alone: they could be given out now.
+    pub ready: u64,
+    /// For a time or a backoff.
+    pub timed: u64,
+    /// For other tasks.
+    pub dependent: u64,
+    /// For nothing: agents have them.
+    pub held: u64,
 }

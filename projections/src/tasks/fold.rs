@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use domain::task::{
-    Affinity, Attachment, Dependency, TaskBlocked, TaskEscalated, TaskEvent, TaskNoted, TaskState,
-    TaskSubmitted, TaskUpdated,
+    Affinity, Attachment, Dependency, TaskBlocked, TaskEscalated, TaskEvent, TaskNoted, TaskNumber,
+    TaskState, TaskSubmitted, TaskUpdated,
 };
 use domain::values::{Labels, Priority};
-use domain::{AgentId, Event, Json, Recorded, TaskId, Timestamp};
+use domain::{AgentId, Event, Json, Recorded, StreamType, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -22,6 +22,7 @@ pub struct Tasks;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the same fields as TaskView, but for those explained")]
 pub struct TaskRow {
+    pub number: TaskNumber,
     pub title: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -63,6 +64,8 @@ pub struct TaskRow {
     pub result: Json,
     #[serde(default, skip_serializing_if = "Json::is_null")]
     pub error: Json,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,6 +131,7 @@ impl Projection for Tasks {
     const NAME: &'static str = "tasks";
     const COLUMNS: &'static [Column] = &[
         Column::new("created", ColumnKind::Int),
+        Column::new("number", ColumnKind::Int),
         Column::new("state", ColumnKind::Text),
         Column::new("queue", ColumnKind::Text),
         Column::new("priority", ColumnKind::Int),
@@ -143,6 +147,7 @@ impl Projection for Tasks {
         Column::new("percent", ColumnKind::Int),
         Column::new("escalated_at", ColumnKind::Int),
     ];
+    const NUMBERED: Option<StreamType> = Some(StreamType::Task);
     type Key = Uuid;
     type Row = TaskRow;
 
@@ -177,10 +182,15 @@ impl Projection for Tasks {
         Some(row)
     }
 
+    fn number(row: &mut TaskRow, number: u64) {
+        row.number = TaskNumber(number);
+    }
+
     fn index(_: &Uuid, row: &TaskRow) -> Vec<Cell> {
         let agent = row.agent_id.map(|id| id.0);
         vec![
             Cell::position(row.created),
+            Cell::position(row.number.0),
             Cell::text(row.state.as_str()),
             Cell::text(&row.queue),
             Cell::Int(Some(row.priority as i64)),
@@ -216,6 +226,8 @@ impl TaskRow {
     fn submitted(new: &TaskSubmitted, recorded: &Recorded) -> Self {
         let new = new.clone();
         Self {
+            // The engine counts; see `Projection::number`.
+            number: TaskNumber::default(),
             title: new.title,
             description: new.description,
             kind: new.kind,
@@ -241,6 +253,7 @@ impl TaskRow {
             progress: Json::null(),
             result: Json::null(),
             error: Json::null(),
+            error_class: None,
             overdue_at: None,
             escalation: None,
             blocked: None,
@@ -301,10 +314,12 @@ impl TaskRow {
             E::Completed(done) => {
                 self.result = done.result.clone();
                 self.error = Json::null();
+                self.error_class = None;
                 self.end(TaskState::Done);
             }
             E::AttemptFailed(failed) => {
                 self.error = failed.error.clone();
+                self.error_class = failed.class.clone();
                 let last = self.agent_id;
                 self.wait(at);
                 // When this was the last attempt, the end that follows names who had it.
@@ -322,6 +337,10 @@ impl TaskRow {
                 self.end(TaskState::Failed);
             }
             E::DeadLettered(dead) => {
+                // The class is that of a failed attempt; a lost lease or a rejection has none.
+                if dead.error != self.error {
+                    self.error_class = None;
+                }
                 self.error = dead.error.clone();
                 self.end(TaskState::Dead);
             }
@@ -331,6 +350,7 @@ impl TaskRow {
                 self.attempt = 0;
                 self.result = Json::null();
                 self.error = Json::null();
+                self.error_class = None;
                 self.wait(at);
             }
             E::Archived(_) => self.archived_at = Some(at),

@@ -5,12 +5,14 @@
 //! absent while it waits; `lease_expires_at` stands exactly while a lease runs; the
 //! lease's token is nobody's business but its holder's and is not kept.
 
+mod dead;
 mod fold;
 mod query;
 mod rollup;
 mod text;
 mod view;
 
+pub use dead::{DeadAction, DeadFilter, DeadLetterWork, DeadLetters};
 pub use fold::{Escalation, Review, TaskRow, Tasks};
 pub use query::TaskFilter;
 pub(crate) use query::{Asked as TaskPage, BY_ID};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use domain::task::TaskState;
+use domain::task::{TaskNumber, TaskState};
 use domain::values::Priority;
 use domain::{AgentId, TaskId, TenantId, Timestamp};
 use tokio_postgres::Row;
 
 use super::{Part, TaskText, TaskView};
-use crate::query::{ById, FIRST, ListKind, Sql, bigint, bounded};
+use crate::query::{ById, FIRST, ListKind, Seen, Sql, bigint, bounded};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
 /// The parts of a task `t`, as [`Part::read`] reads them.
@@ -88,6 +88,42 @@ impl Queries {
     ) -> Result<Answer<Option<TaskText>>, QueryError> {
         let (seen, row) = self.find(ById::Task, tenant, id.0, patience).await?;
         Ok(seen.answer(row.as_deref().map(text).transpose()?))
+    }
+
+    /// The task with a number.
+    ///
+    /// One that is not there yet is waited for as [`Queries::task`] does it.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn task_numbered(
+        &self,
+        tenant: &TenantId,
+        number: TaskNumber,
+        patience: Duration,
+    ) -> Result<Answer<Option<TaskId>>, QueryError> {
+        let (seen, found) = self.number_of(tenant, number).await?;
+        if found.is_some()
+            || seen.position >= seen.head
+            || self.wait_for(Model::Tasks, seen.head, patience).await.is_err()
+        {
+            return Ok(seen.answer(found));
+        }
+        let (seen, found) = self.number_of(tenant, number).await?;
+        Ok(seen.answer(found))
+    }
+
+    async fn number_of(
+        &self,
+        tenant: &TenantId,
+        number: TaskNumber,
+    ) -> Result<(Seen, Option<TaskId>), QueryError> {
+        let mut sql = Sql::new("SELECT n.key FROM read.task_numbered(");
+        sql.with("#", tenant.as_str().to_owned());
+        sql.with(", #) n(key) WHERE n.key IS NOT NULL", bigint(number.0));
+        let (seen, rows) = self.select(tenant, &[Model::Tasks], sql).await?;
+        let id = rows.first().map(|row| row.try_get::<_, uuid::Uuid>(FIRST)).transpose()?;
+        Ok((seen, id.map(TaskId)))
     }
 
     /// Tasks, newest first.
@@ -194,7 +230,13 @@ pub(crate) struct Asked {
     behind: Option<Cursor>,
 }
 
-fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<Cursor>) -> Sql {
+/// A page of tasks, and one more, newest first.
+pub(super) fn listing(
+    tenant: &TenantId,
+    filter: &TaskFilter,
+    limit: usize,
+    behind: Option<Cursor>,
+) -> Sql {
     let TaskFilter { states, archived, .. } = filter;
     let rest = TaskFilter { states: states.clone(), archived: *archived, ..TaskFilter::default() };
     // A state that stands in the text is planned for once, by how many tasks are in it:
@@ -253,12 +295,13 @@ fn listing(tenant: &TenantId, filter: &TaskFilter, limit: usize, behind: Option<
 }
 
 /// Adds each task's parts, for the rows of the page alone.
-fn with_parts(mut page: Sql) -> Sql {
+pub(super) fn with_parts(mut page: Sql) -> Sql {
     page.text = format!("SELECT t.key, t.doc, t.created, {} FROM ({}) t", parts!(), page.text);
     page
 }
 
-fn text(row: &Row) -> Result<TaskText, QueryError> {
+/// The task of a row of such a page.
+pub(super) fn text(row: &Row) -> Result<TaskText, QueryError> {
     let parts: Vec<&str> = row.try_get(FIRST + 3)?;
     let parts = parts.into_iter().map(Part::read).collect::<Result<Vec<_>, _>>()?;
     TaskText::of(row.try_get(FIRST)?, row.try_get(FIRST + 1)?, &parts)

@@ -68,6 +68,8 @@ struct Stored<'a> {
     #[serde(skip_deserializing)]
     id: Uuid,
     #[serde(borrow)]
+    number: &'a RawValue,
+    #[serde(borrow)]
     title: &'a RawValue,
     #[serde(borrow)]
     description: Option<&'a RawValue>,
@@ -121,6 +123,8 @@ struct Stored<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error_class: Option<&'a RawValue>,
     #[serde(borrow)]
     overdue_at: Option<&'a RawValue>,
     #[serde(borrow)]

@@ -1,7 +1,7 @@
 //! The contract's Task.
 
 use chrono::{DateTime, Utc};
-use domain::task::{Affinity, Attachment, Dependency, TaskBlocked, TaskState};
+use domain::task::{Affinity, Attachment, Dependency, TaskBlocked, TaskNumber, TaskState};
 use domain::values::{Labels, Priority};
 use domain::{AgentId, Json, TaskId};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use super::{Escalation, Part, Review, RollUp, TaskRow};
 pub struct TaskView {
     /// Its id.
     pub id: TaskId,
+    /// Its short name within the tenant; an address may name it by that, too.
+    pub number: TaskNumber,
     /// What is to be done, in a line.
     pub title: String,
     /// The same at length.
@@ -70,6 +72,8 @@ pub struct TaskView {
     pub result: Json,
     /// What went wrong last.
     pub error: Json,
+    /// The class of that error, where the agent named one.
+    pub error_class: Option<String>,
     /// The time by which it should have been done, once that has passed.
     pub overdue_at: Option<DateTime<Utc>>,
     /// That it stands still for too long, and where that lies.
@@ -101,6 +105,7 @@ impl TaskView {
     pub fn of(id: TaskId, row: TaskRow, parts: &[Part]) -> Self {
         Self {
             id,
+            number: row.number,
             title: row.title,
             description: row.description,
             kind: row.kind,
@@ -128,6 +133,7 @@ impl TaskView {
             progress: row.progress,
             result: row.result,
             error: row.error,
+            error_class: row.error_class,
             overdue_at: row.overdue_at,
             escalation: row.escalation,
             blocked: row.blocked,

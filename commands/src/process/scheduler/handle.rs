@@ -153,6 +153,13 @@ impl Claims for SchedulerHandle {
         })
     }
 
+    fn depths(&self, tenant: &TenantId) -> Option<BTreeMap<String, QueueDepth>> {
+        let session = self.session.borrow().clone()?;
+        let scheduler = session.scheduler.lock();
+        let own = scheduler.board.depths().filter(|(whose, ..)| *whose == tenant);
+        Some(own.map(|(_, queue, depth)| (queue.to_owned(), depth)).collect())
+    }
+
     fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {
         let session = self.session.borrow().clone();
         Box::pin(async move {

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use domain::agent::AgentCommand;
 use domain::operation::{
-    AcceptOperation, CommandSpec, OperationAccepted, OperationCommand, OperationProgress, Resource,
+    AcceptOperation, CommandSpec, OperationCommand, OperationProgress, Resource,
 };
 use domain::{Json, Problem, StreamType};
-use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
 use super::memory::{Memory, Wire, agent_id, eventually};
-use crate::{Boxed, Work};
+use crate::{Boxed, Errand, Work};
 
 const OPERATION: Uuid = Uuid::from_u128(900);
 
@@ -108,12 +107,8 @@ impl Work for Counting {
         kind == "count"
     }
 
-    fn run(
-        &self,
-        _: Uuid,
-        _: OperationAccepted,
-        progress: Sender<OperationProgress>,
-    ) -> Boxed<Result<Json, Problem>> {
+    fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
+        let progress = errand.progress;
         self.runs.fetch_add(1, Ordering::SeqCst);
         let (dropped, forever) = (Dropped(self.dropped.clone()), self.forever);
         Box::pin(async move {

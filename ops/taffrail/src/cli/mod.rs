@@ -26,6 +26,7 @@ mod sidecar;
 mod submit;
 mod table;
 mod task;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -148,6 +149,8 @@ pub enum ClientVerb {
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
+    /// What goes on, live: queues, agents, operations
+    Top(top::TopArgs),
     /// The log of events
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
@@ -215,6 +218,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
+        ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,

@@ -51,6 +51,11 @@ impl Printer {
         self.output == Output::Table
     }
 
+    /// The columns of the terminal, where there is one or the environment says.
+    pub fn width(&self) -> Option<u16> {
+        self.width
+    }
+
     /// Writes text as it is.
     pub fn text(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use domain::task::TaskRef;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::fail::Failure;
 
@@ -53,12 +53,12 @@ pub struct SubmitArgs {
     pub due_at: Option<String>,
     /// A task that it waits for; may be given several times
     #[arg(long, value_name = "TASK")]
-    pub depends_on: Vec<Uuid>,
+    pub depends_on: Vec<TaskRef>,
     #[command(flatten)]
     pub dependency: DependencyArgs,
     /// The task that this one is a part of
     #[arg(long, value_name = "TASK")]
-    pub parent: Option<Uuid>,
+    pub parent: Option<TaskRef>,
     /// Into the inbox instead of the queue
     #[arg(long)]
     pub triage: bool,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use client::Client;
+use domain::task::TaskRef;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,8 +24,8 @@ pub enum TaskVerb {
     List(Box<ListArgs>),
     /// Show a task
     Get {
-        /// The task
-        id: Uuid,
+        /// The task: its id, or its number such as TASK-7
+        id: TaskRef,
     },
     /// Change what a task says, or what it waits for
     Update(Box<UpdateArgs>),
@@ -36,8 +38,8 @@ pub enum TaskVerb {
     },
     /// Cancel a task and its open subtasks
     Cancel {
-        /// The task
-        id: Uuid,
+        /// The task: its id, or its number such as TASK-7
+        id: TaskRef,
         /// Why
         #[arg(long)]
         reason: Option<String>,
@@ -47,16 +49,16 @@ pub enum TaskVerb {
     },
     /// Watch a task until it has come to an end; the exit code tells which
     Watch {
-        /// The task
-        id: Uuid,
+        /// The task: its id, or its number such as TASK-7
+        id: TaskRef,
         /// At most so many seconds
         #[arg(long, value_name = "SECONDS", value_parser = seconds)]
         timeout: Option<Duration>,
     },
     /// Say what a task waits for, and why
     Why {
-        /// The task
-        id: Uuid,
+        /// The task: its id, or its number such as TASK-7
+        id: TaskRef,
     },
     /// Submit many tasks from a file
     Batch(batch::BatchArgs),
@@ -129,7 +131,7 @@ pub struct ListArgs {
     capability: Option<String>,
     /// The task that it is a part of
     #[arg(long, value_name = "ID")]
-    parent: Option<Uuid>,
+    parent: Option<TaskRef>,
     /// Words in the title
     #[arg(short = 's', long = "search", value_name = "TEXT")]
     q: Option<String>,
@@ -167,7 +169,8 @@ pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
     let client = app.client()?;
     match verb {
         TaskVerb::Submit(args) => {
-            let body = args.body()?;
+            let mut body = args.body()?;
+            named(&client, &mut body).await?;
             let answer = client.submit_task(&body, args.idempotency_key.as_deref()).await?;
             if !args.wait {
                 return app.out.show(&answer, |_| format!("{}\n", text(&answer, "id")));
@@ -222,12 +225,28 @@ pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
     }
 }
 
+/// Puts ids where a body names tasks by their numbers: bodies take ids alone.
+async fn named(client: &Client, body: &mut Value) -> Result<(), Failure> {
+    let mut places = vec!["/parent_id".to_owned()];
+    let dependencies = body["depends_on"].as_array().map_or(0, Vec::len);
+    places.extend((0..dependencies).map(|n| format!("/depends_on/{n}")));
+    for place in places {
+        let Some(given) = body.pointer_mut(&place) else { continue };
+        if let Some(Ok(number @ TaskRef::Number(_))) = given.as_str().map(str::parse) {
+            *given = client.task(number).await?["id"].take();
+        }
+    }
+    Ok(())
+}
+
 /// The headers of [`row`].
-pub const HEADERS: &[&str] = &["ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TITLE"];
+pub const HEADERS: &[&str] =
+    &["NUMBER", "ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TITLE"];
 
 /// A task in a list.
 pub fn row(task: &Value) -> Vec<Cell> {
     vec![
+        text(task, "number").into(),
         text(task, "id").into(),
         Cell::state(&text(task, "state")),
         Cell::state(&text(task, "priority")),
@@ -240,6 +259,7 @@ pub fn row(task: &Value) -> Vec<Cell> {
 
 fn card(out: &Printer, task: &Value) -> String {
     let mut rows: Vec<(&str, Cell)> = vec![
+        ("number", text(task, "number").into()),
         ("id", text(task, "id").into()),
         ("title", text(task, "title").into()),
         ("state", Cell::state(&text(task, "state"))),
@@ -298,7 +318,7 @@ fn card(out: &Printer, task: &Value) -> String {
 }
 
 /// Prints every state on the way; fails when the end is not `done`.
-async fn watch(app: &App, id: Uuid, within: Option<Duration>) -> Result<(), Failure> {
+async fn watch(app: &App, id: TaskRef, within: Option<Duration>) -> Result<(), Failure> {
     let client = app.client()?;
     let mut failed = None;
     let out = app.out;
