@@ -19,6 +19,7 @@ mod docs;
 mod engine;
 mod http;
 mod links;
+mod matching;
 mod numbers;
 mod processor;
 mod queues;

@@ -45,7 +45,7 @@ pub struct Why {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct WhyReason {
     /// A stable word: `run_at`, `backoff`, `dependency`, `dependency_lost`, `chain_stuck`, `queue_paused`, `queue_draining`,
-    /// `limit_full`, `rate_limited`, `key_in_line`, `no_agent`, `agents_busy`,
+    /// `limit_full`, `rate_limited`, `sticky`, `key_in_line`, `no_agent`, `agents_busy`,
     /// `next_in_line`, `being_assigned`, `inbox`, `assigned`, `running`, `blocked`,
     /// `review`, `ended`, `archived`.
     pub code: String,
