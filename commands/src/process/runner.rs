@@ -293,7 +293,6 @@ impl Run {
     fn react(&mut self) {
         let session = &self.session;
         let now = session.now();
-        session.scheduler.lock().advance(now.time);
         scheduler::serve(session);
         scheduler::look_up(session);
         // Those who connected just now at once, the deaf not at every event.

@@ -17,13 +17,11 @@ mod entry;
 mod facts;
 mod groups;
 mod handle;
-#[cfg(test)]
-mod limits;
 mod listeners;
 mod rules;
-#[cfg(test)]
-mod safety;
 mod share;
+#[cfg(test)]
+mod sim;
 mod trial;
 mod waiters;
 mod waiting;

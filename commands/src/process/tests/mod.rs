@@ -1,6 +1,7 @@
 //! Given events, then commands; and the runner against a log in memory that decides
 //! with the real aggregates.
 
+pub mod log;
 pub mod memory;
 mod operations;
 mod pure;
