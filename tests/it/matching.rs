@@ -79,7 +79,8 @@ async fn the_agent_that_fits_gets_it_and_every_decision_follows_from_the_log() {
     assert_eq!(why["reasons"][0]["code"], "no_agent", "{why}");
 
     // Both wait: the one that the task prefers gets it, not the one that asked first.
-    let liked = json!({ "affinity": { "preferred": [{ "label": "zone", "in": ["eu"], "points": 50 }] } });
+    let liked =
+        json!({ "affinity": { "preferred": [{ "label": "zone", "in": ["eu"], "points": 50 }] } });
     let (first, second, task) = tokio::join!(
         house.claims(&us, 3_000),
         async {
@@ -94,12 +95,19 @@ async fn the_agent_that_fits_gets_it_and_every_decision_follows_from_the_log() {
     assert_eq!((first, second), (vec![], vec![task.clone()]));
     let position = house.api.get(&format!("/v1/tasks/{task}")).await.1["position"].clone();
     let events = house.api.get(&format!("/v1/tasks/{task}/events")).await.1;
-    let assigned = events["items"].as_array().unwrap().iter().find(|e| e["type"] == "dev.taffrail.task.assigned.v1");
+    let assigned = events["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|e| e["type"] == "dev.taffrail.task.assigned.v1");
     let decision = &assigned.unwrap()["data"]["decision"];
     assert_eq!(decision["choice"], "claims", "{events}");
-    assert_eq!(decision["candidates"], json!([
-        { "id": eu, "score": 45 }, { "id": us, "score": 0 },
-    ]));
+    assert_eq!(
+        decision["candidates"],
+        json!([
+            { "id": eu, "score": 45 }, { "id": us, "score": 0 },
+        ])
+    );
     assert!(position.as_u64() > decision["seen"].as_u64());
 
     // A scheduler that was killed, and its successor.

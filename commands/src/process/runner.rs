@@ -300,7 +300,6 @@ impl Run {
     fn react(&mut self) {
         let session = &self.session;
         let now = session.now();
-        session.scheduler.lock().advance(now.time);
         scheduler::serve(session);
         scheduler::look_up(session);
         scheduler::escalate(session);

@@ -112,6 +112,7 @@ impl Task {
         if self.archived {
             return illegal();
         }
+        self.answers_for_its_own(command, facts)?;
         let queue = || self.queue.clone();
         match (state, command) {
             (S::Done | S::Failed | S::Dead | S::Cancelled, C::Update(_)) => illegal(),
@@ -351,6 +352,23 @@ impl Task {
             };
             Refusal::new(Code::StaleLease, format!("lease token {token} is stale: {current}"))
         })
+    }
+
+    /// A token is a small number that another agent may guess, or have kept of another
+    /// task: an agent answers with its own leases only. Others (an operator with the
+    /// token) may answer in its place.
+    fn answers_for_its_own(&self, command: &TaskCommand, facts: &Facts) -> Result<(), Refusal> {
+        let Some(lease) = self.lease.filter(|lease| shown(command) == Some(lease.token)) else {
+            return Ok(());
+        };
+        let agent = facts.actor.strip_prefix("agent:").and_then(|id| id.parse().ok()).map(AgentId);
+        match agent {
+            Some(agent) if agent != lease.agent_id => {
+                let detail = format!("the lease is agent {}'s, not {agent}'s", lease.agent_id);
+                Err(Refusal::new(Code::StaleLease, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Operators may act without a token; whoever shows one must hold it.

@@ -205,10 +205,18 @@ impl Scheduler {
         for agent in touched {
             self.push_to(agent, &mut hands, &mut fresh);
         }
+        let reopened = self.board.waiting.take_reopened();
         for rank in fresh {
-            self.offer(rank, &mut hands);
+            // What came into a lane as its queue opened waits its turn among the others
+            // there: else the next of a key that is freed would always come before them.
+            let waits = |entry: &Entry| {
+                reopened.iter().any(|(of, queue)| *of == entry.tenant && *queue == entry.queue)
+            };
+            if !self.board.task(rank.task).is_some_and(waits) {
+                self.offer(rank, &mut hands);
+            }
         }
-        for queue in self.board.waiting.take_reopened() {
+        for queue in reopened {
             self.give_out(queue, &mut hands);
         }
         let answered = hands.claims.into_iter();

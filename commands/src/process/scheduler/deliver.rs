@@ -30,6 +30,8 @@ const PAGE: usize = 500;
 pub(in crate::process) fn serve(session: &Arc<Session>) {
     let (hands, more) = {
         let mut scheduler = session.scheduler.lock();
+        // Rates count from now, not from when the runner last looked up.
+        scheduler.advance(session.now().time);
         (scheduler.serve(), scheduler.is_unfinished())
     };
     if more {

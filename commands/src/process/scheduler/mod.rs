@@ -17,8 +17,6 @@ mod entry;
 mod facts;
 mod groups;
 mod handle;
-#[cfg(test)]
-mod limits;
 mod listeners;
 mod matching;
 mod needs;
@@ -29,6 +27,8 @@ mod rules;
 #[cfg(test)]
 mod safety;
 mod share;
+#[cfg(test)]
+mod sim;
 mod stuck;
 mod trial;
 mod verify;

@@ -171,12 +171,16 @@ pub(super) struct Meter {
     pub running: usize,
     /// The theoretical arrival time of the next one, in microseconds.
     arrival: i64,
+    /// Who took last, and the time as it was before: what can be undone.
+    last: Option<(u64, i64)>,
 }
 
 impl Meter {
-    pub fn take(&mut self, limit: Option<&Limit>, at: i64) {
+    /// One more runs; `by` is its position in the log.
+    pub fn take(&mut self, limit: Option<&Limit>, at: i64, by: u64) {
         self.running += 1;
         if let Some(rate) = limit.and_then(|limit| limit.rate) {
+            self.last = Some((by, self.arrival));
             self.arrival = self.arrival.max(at).saturating_add(rate.interval_us);
         }
     }
@@ -185,10 +189,11 @@ impl Meter {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// What was taken did not come about.
-    pub fn refund(&mut self, limit: Option<&Limit>) {
-        if let Some(rate) = limit.and_then(|limit| limit.rate) {
-            self.arrival = self.arrival.saturating_sub(rate.interval_us);
+    /// What was taken did not come about. Its turn comes back while nobody came after it:
+    /// taken off later, it could let two pass at once, where the burst is one.
+    pub fn refund(&mut self, by: u64) {
+        if let Some((_, before)) = self.last.take_if(|(last, _)| *last == by) {
+            self.arrival = before;
         }
     }
 
@@ -235,7 +240,7 @@ mod tests {
         for ms in 0..1_000 {
             let now = start + ms * 1_000;
             while let Standing::Open { .. } = meter.standing(&limit, now) {
-                meter.take(Some(&limit), now);
+                meter.take(Some(&limit), now, 0);
                 given.push(ms);
             }
         }
@@ -244,13 +249,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_was_not_used_comes_back_only_to_the_last() {
+        let limit =
+            Limit { rate: Some(Rate { interval_us: 100, tolerance_us: 0 }), ..Limit::default() };
+        let mut meter = Meter::default();
+        meter.take(Some(&limit), 1_000, 1);
+        assert_eq!(meter.standing(&limit, 1_050), Standing::Until(1_100));
+        meter.refund(1);
+        assert_eq!(meter.standing(&limit, 1_050), Standing::Open { below: false });
+        meter.take(Some(&limit), 1_050, 2);
+        meter.take(Some(&limit), 1_150, 3);
+        meter.refund(2);
+        assert_eq!(meter.standing(&limit, 1_150), Standing::Until(1_250));
+    }
+
+    #[test]
     fn a_key_is_below_its_guarantee_then_open_then_full() {
         let limit = Limit { max_running: Some(2), guaranteed: 1, rate: None };
         let mut meter = Meter::default();
         assert_eq!(meter.standing(&limit, 0), Standing::Open { below: true });
-        meter.take(Some(&limit), 0);
+        meter.take(Some(&limit), 0, 0);
         assert_eq!(meter.standing(&limit, 0), Standing::Open { below: false });
-        meter.take(Some(&limit), 0);
+        meter.take(Some(&limit), 0, 0);
         assert_eq!(meter.standing(&limit, 0), Standing::Full);
         meter.free();
         assert_eq!(meter.standing(&limit, 0), Standing::Open { below: false });

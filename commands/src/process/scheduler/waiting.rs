@@ -146,8 +146,8 @@ impl Waiting {
         let level = queue.rules.level(&entry.rank(task), at);
         queue.time.serve(&mut queue.levels[level], queue.rules.weights[level]);
         tenant.time.serve(&mut queue.served, queue.rules.weight);
-        tenant.meter.take(queue.rules.tenant.as_ref(), at);
-        queue.meter.take(queue.rules.queue.as_ref(), at);
+        tenant.meter.take(queue.rules.tenant.as_ref(), at, entry.position);
+        queue.meter.take(queue.rules.queue.as_ref(), at, entry.position);
         for (limit, meter) in
             [(queue.rules.tenant, &tenant.meter), (queue.rules.queue, &queue.meter)]
         {
@@ -159,7 +159,7 @@ impl Waiting {
         }
         let gates = entry.gates();
         for gate in &gates {
-            self.groups.meter(gate).take(limit_of(&queue.rules, gate), at);
+            self.groups.meter(gate).take(limit_of(&queue.rules, gate), at, entry.position);
         }
         for gate in gates {
             self.regroup(&gate);
@@ -185,15 +185,15 @@ impl Waiting {
         tenant.meter.free();
         queue.meter.free();
         if !taken {
-            tenant.meter.refund(queue.rules.tenant.as_ref());
-            queue.meter.refund(queue.rules.queue.as_ref());
+            tenant.meter.refund(entry.position);
+            queue.meter.refund(entry.position);
         }
         let gates = entry.gates();
         for gate in &gates {
             let meter = self.groups.meter(gate);
             meter.free();
             if !taken {
-                meter.refund(limit_of(&queue.rules, gate));
+                meter.refund(entry.position);
             }
         }
         for gate in gates {

@@ -1,5 +1,4 @@
-//! A log in memory with the real rules: what the processor and the store are to the
-//! managers.
+//! What the processor and the store are to the managers, in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,16 +9,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::agent::{AgentCommand, RegisterAgent};
 use domain::queue::{ConfigureQueue, QueueCommand, QueuePolicy, queue_id};
 use domain::task::{Assignment, ClaimTasks, Claimed, SubmitTask, TaskCommand};
-use domain::{
-    AgentId, Aggregate, Code, Command, Facts, Outcome, OutcomeEvent, Problem, Recorded, Status,
-    TaskId, TenantId,
-};
+use domain::{AgentId, Code, Command, Outcome, Problem, Recorded, Status, TaskId, TenantId};
 use parking_lot::Mutex;
 use store::StoreError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::log::Log;
 use crate::process::source::Events;
 use crate::process::{Managers, ManagersConfig, SchedulerHandle, Source};
 use crate::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Observation, Work};
@@ -33,13 +30,6 @@ pub struct Memory {
     pub busy: Arc<AtomicU64>,
     /// The newest token of the managers' lease.
     fence: Arc<AtomicI64>,
-}
-
-#[derive(Default)]
-struct Log {
-    events: Vec<Arc<Recorded>>,
-    streams: HashMap<Uuid, Aggregate>,
-    results: HashMap<Uuid, (crate::Fingerprint, Outcome)>,
 }
 
 pub fn start_of_time() -> DateTime<Utc> {
@@ -78,77 +68,7 @@ impl Memory {
             let problem = Problem::from(&crate::fence::stale());
             return Outcome::undecided(Status::Invalid, id, stream, problem);
         }
-        if let Some((fingerprint, first)) = log.results.get(&id) {
-            if *fingerprint == command.fingerprint {
-                return Outcome::duplicate_of(first.clone());
-            }
-            let problem = Problem::new(Code::IdempotencyMismatch, "another body");
-            return Outcome {
-                events: vec![],
-                problem: Some(problem),
-                status: Status::Refused,
-                ..first.clone()
-            };
-        }
-        let kind = command.command.stream_type();
-        let facts = Facts::new(self.clock.now(), command.actor.clone());
-        let version = log.events.iter().filter(|e| e.stream_id == stream).count() as u64;
-        let state = log.streams.entry(stream).or_insert_with(|| Aggregate::new(kind));
-        let mut outcome = Outcome {
-            status: Status::Accepted,
-            command_id: id,
-            stream_id: stream,
-            version,
-            position: 0,
-            events: vec![],
-            problem: None,
-            original: None,
-            retry_after_ms: None,
-        };
-        let changed = command.expected_version.is_some_and(|expected| expected != version);
-        match state.decide(&command.command, &facts) {
-            _ if changed => {
-                outcome.status = Status::Refused;
-                outcome.problem = Some(Problem::new(Code::VersionMismatch, "it has changed"));
-            }
-            Err(refusal) => {
-                outcome.status = Status::Refused;
-                outcome.problem = Some(Problem::from(&refusal));
-            }
-            Ok(events) => {
-                for event in events {
-                    if let Some(state) = log.streams.get_mut(&stream) {
-                        state.apply(&event);
-                    }
-                    outcome.version += 1;
-                    let position = log.events.len() as u64 + 1;
-                    outcome.events.push(OutcomeEvent { kind: event.name().into(), position });
-                    log.events.push(Arc::new(Recorded {
-                        position,
-                        epoch: 1,
-                        tenant: command.tenant.clone(),
-                        stream_type: kind,
-                        stream_id: stream,
-                        version: outcome.version,
-                        event_type: event.name().into(),
-                        schema_version: event.schema_version(),
-                        event_id: domain::event_id(id, outcome.events.len()),
-                        command_id: id,
-                        actor: command.actor.as_str().into(),
-                        correlation_id: command.correlation_id,
-                        causation_position: command.causation_position,
-                        trace: command.trace.as_deref().map(Into::into),
-                        occurred_at: facts.now,
-                        recorded_at: facts.now,
-                        payload: event.payload().into(),
-                        hash: [0; 32],
-                        decoded: Default::default(),
-                    }));
-                }
-            }
-        }
-        outcome.position = log.events.len() as u64;
-        log.results.insert(id, (command.fingerprint, outcome.clone()));
+        let outcome = log.decide(&command, self.clock.now());
         let head = outcome.position;
         drop(log);
         self.head.send_if_modified(|known| {

@@ -2,6 +2,7 @@
 //! with the real aggregates.
 
 pub mod decisions;
+pub mod log;
 mod matching;
 pub mod memory;
 mod operations;
