@@ -200,7 +200,7 @@ pub struct SubmitTask {
     pub deliverables: Vec<String>,
     /// Where it may run, and where it had better run.
     #[serde(default, skip_serializing_if = "Affinity::is_empty")]
-    pub affinity: Affinity,
+    pub affinity: Box<Affinity>,
 }
 
 /// Something that belongs to a task; the thing itself is kept elsewhere.
@@ -298,7 +298,7 @@ impl SubmitTask {
             estimate_ms: None,
             acceptance_criteria: Vec::new(),
             deliverables: Vec::new(),
-            affinity: Affinity::default(),
+            affinity: Box::default(),
         }
     }
 }
@@ -384,7 +384,7 @@ pub struct UpdateTask {
     pub deliverables: Option<Vec<String>>,
     /// See [`SubmitTask::affinity`]; replaces the whole.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Box<Affinity>>,
 }
 
 impl Body for UpdateTask {

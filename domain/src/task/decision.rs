@@ -159,7 +159,6 @@ impl Learnt {
 
 impl Rejected {
     /// Nobody was.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like that")]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -121,7 +121,7 @@ pub struct TaskSubmitted {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliverables: Vec<String>,
     #[serde(default, skip_serializing_if = "Affinity::is_empty")]
-    pub affinity: Affinity,
+    pub affinity: Box<Affinity>,
 }
 
 /// What changed; an absent field stayed, a `null` was cleared.

@@ -83,7 +83,7 @@ pub struct TaskRow {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliverables: Vec<String>,
     #[serde(default, skip_serializing_if = "Affinity::is_empty")]
-    pub affinity: Affinity,
+    pub affinity: Box<Affinity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived_at: Option<Timestamp>,
     pub version: u64,

@@ -91,7 +91,7 @@ pub struct TaskView {
     /// What it is to bring about.
     pub deliverables: Vec<String>,
     /// Where it may run, and where it had better run.
-    pub affinity: Affinity,
+    pub affinity: Box<Affinity>,
     /// When it was taken off the lists.
     pub archived_at: Option<DateTime<Utc>>,
     /// The stream's version.

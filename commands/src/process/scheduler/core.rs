@@ -532,10 +532,8 @@ impl Scheduler {
 
 /// The record in the command that carries a decision out.
 fn decision_in(command: &CommandEnvelope) -> Option<&Decision> {
-    match &command.command {
-        domain::Command::Task(TaskCommand::Assign(to)) => to.decision.as_deref(),
-        _ => None,
-    }
+    let domain::Command::Task(TaskCommand::Assign(to)) = &command.command else { return None };
+    to.decision.as_deref()
 }
 
 /// Whether a task is still as a pick left it.

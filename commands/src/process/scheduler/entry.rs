@@ -285,7 +285,10 @@ impl Entry {
         let capabilities = changes.capabilities.clone().unwrap_or_else(|| of(&old.capabilities));
         let assignees = changes.assignees.clone().unwrap_or_else(|| old.assignees.clone());
         let affinity = changes.affinity.clone();
-        let affinity = affinity.or_else(|| old.affinity.as_deref().cloned()).unwrap_or_default();
+        let affinity = affinity
+            .map(|new| *new)
+            .or_else(|| old.affinity.as_deref().cloned())
+            .unwrap_or_default();
         self.shape = Arc::new(Shape::new(&capabilities, assignees, &affinity));
     }
 

@@ -199,7 +199,7 @@ impl World {
                 self.memory.task(n, |new| {
                     new.concurrency_key = key.then(|| "k".into());
                     // Only one agent can do the others: what keeps it away would do so for ever.
-                    new.affinity = if gpu { Affinity::default() } else { affinity(kind) };
+                    *new.affinity = if gpu { Affinity::default() } else { affinity(kind) };
                     if kind % 2 == 1 && n > 1 {
                         new.parent_id = Some(TaskId::nth(n - 1));
                     }

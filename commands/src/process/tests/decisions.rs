@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::memory::{Memory, Wire, agent_id, eventually};
 use crate::process::{DecisionReport, Decisions};
 
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 /// All decisions of a log made once more.
 pub fn verified(events: &[Arc<Recorded>]) -> DecisionReport {
     let mut decisions = Decisions::default();
@@ -130,10 +132,10 @@ async fn decisions_come_out_the_same_and_an_altered_one_is_named() {
 
     let all: Vec<u64> = events.iter().filter(|e| assigned(e)).map(|e| e.position).collect();
     let middle = all[all.len() / 3];
-    let first = |change: &dyn Fn(&mut Value)| {
+    let first = |change: Change<'_>| {
         verified(&altered(&events, middle, change)).faults.first().map(|fault| fault.position)
     };
-    let changes: [(&str, &dyn Fn(&mut Value)); 6] = [
+    let changes: [(&str, Change<'_>); 6] = [
         ("another agent", &|p| p["agent_id"] = json!(agent_id(9))),
         ("another score", &|p| p["decision"]["candidates"][0]["score"] = json!(-77_777)),
         ("another candidate", &|p| p["decision"]["candidates"][0]["id"] = json!(agent_id(3))),

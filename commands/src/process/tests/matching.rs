@@ -92,10 +92,10 @@ async fn required_and_excluded_labels_versions_and_cost_decide_who_may() {
         ..Affinity::default()
     };
     let (eu, any) = (required("zone", &["eu", "mars"]), required("zone", &[]));
-    assert_eq!(fleet.gets(1, |new| new.affinity = eu).await, agent_id(1));
+    assert_eq!(fleet.gets(1, |new| *new.affinity = eu).await, agent_id(1));
     let not_eu = Affinity { excluded: vec![term("zone", &["eu"])], ..any };
-    assert_eq!(fleet.gets(2, |new| new.affinity = not_eu).await, agent_id(2));
-    assert_eq!(fleet.gets(3, |new| new.affinity = required("gpu", &[])).await, agent_id(3));
+    assert_eq!(fleet.gets(2, |new| *new.affinity = not_eu).await, agent_id(2));
+    assert_eq!(fleet.gets(3, |new| *new.affinity = required("gpu", &[])).await, agent_id(3));
     let python = |range: &str| vec![format!("python@{range}")];
     assert_eq!(fleet.gets(4, |new| new.capabilities = python(">=3.10, <4")).await, agent_id(4));
     // Nobody: too new, too dear.
@@ -103,7 +103,7 @@ async fn required_and_excluded_labels_versions_and_cost_decide_who_may() {
     let cheap = Affinity { max_cost: Some(49), ..Affinity::default() };
     fleet.memory.task(6, |new| {
         new.capabilities = python("3");
-        new.affinity = cheap;
+        *new.affinity = cheap;
     });
     for (task, words) in [(5, "python@^3.12"), (6, "cost")] {
         let why = fleet.running.why(TaskId::nth(task)).await;
@@ -127,16 +127,16 @@ async fn preferences_load_and_cost_decide_who_had_best() {
     assert_eq!(fleet.gets(3, |_| {}).await, agent_id(1));
     // Both have one or two of four; a preference outweighs that, against as well as for.
     let us = Affinity { preferred: vec![liked("zone", "us", 100)], ..Affinity::default() };
-    assert_eq!(fleet.gets(4, |new| new.affinity = us.clone()).await, agent_id(2));
+    assert_eq!(fleet.gets(4, |new| *new.affinity = us.clone()).await, agent_id(2));
     let not_eu = Affinity { preferred: vec![liked("zone", "eu", -100)], ..Affinity::default() };
-    assert_eq!(fleet.gets(5, |new| new.affinity = not_eu).await, agent_id(2));
+    assert_eq!(fleet.gets(5, |new| *new.affinity = not_eu).await, agent_id(2));
     // A queue may see it differently.
     fleet.memory.policy(|policy| {
         policy.scoring.preferred = 0;
         policy.scoring.cost = 100;
     });
     eventually("the policy", || fleet.memory.count("configured") == 1).await;
-    assert_eq!(fleet.gets(6, |new| new.affinity = us).await, agent_id(1));
+    assert_eq!(fleet.gets(6, |new| *new.affinity = us).await, agent_id(1));
 }
 
 #[tokio::test]

@@ -99,10 +99,12 @@ fn unsettled(world: &World) -> Vec<String> {
         let explained = match why.as_slice() {
             ["queue_paused", ..] => !gives,
             // Of a task that will never be done.
-            [.., "dependency" | "dependency_lost" | "chain_stuck"] => task.depends_on.iter().any(|id| {
-                let of = world.checker.model.tasks.get(id);
-                of.is_none_or(|of| of.archived || of.state != TaskState::Done)
-            }),
+            [.., "dependency" | "dependency_lost" | "chain_stuck"] => {
+                task.depends_on.iter().any(|id| {
+                    let of = world.checker.model.tasks.get(id);
+                    of.is_none_or(|of| of.archived || of.state != TaskState::Done)
+                })
+            }
             _ => false,
         };
         if !explained {
