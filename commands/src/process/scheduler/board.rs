@@ -41,7 +41,8 @@ pub struct QueueDepth {
 pub(super) struct Board {
     pub roster: Roster,
     pub waiting: Waiting,
-    tasks: HashMap<TaskId, Entry>,
+    /// Boxed: a table has up to twice the room that it needs, and moves what is in it.
+    tasks: HashMap<TaskId, Box<Entry>>,
     timed: BTreeSet<(Timestamp, TaskId)>,
     /// Sticky tasks that wait for their agent, and until when.
     sticky: BTreeSet<(i64, TaskId)>,
@@ -128,7 +129,7 @@ impl Board {
     fn apply_task(&mut self, event: &Recorded, happened: &TaskEvent, scheduler: &str) {
         let task = TaskId(event.stream_id);
         if let TaskEvent::Submitted(new) = happened {
-            let mut entry = Entry::submitted(event, new);
+            let mut entry = Box::new(Entry::submitted(event, new));
             if let Some((known, _)) = self.shapes.get_key_value(&entry.shape) {
                 entry.shape = known.clone();
             }
@@ -151,7 +152,7 @@ impl Board {
             self.linked_anew(event, task, changes);
         }
         let archived = matches!(happened, TaskEvent::Archived(_));
-        let stands = self.tasks.get(&task).map(Entry::standing);
+        let stands = self.tasks.get(&task).map(|entry| entry.standing());
         let stands = stands.map(|stands| Standing { archived, ..stands });
         // What it is off for good is dropped, and told to those who wait for it.
         let dropped = match happened {
@@ -190,7 +191,7 @@ impl Board {
 
     /// Watches a task that may stand still from now on.
     fn watch(&mut self, task: TaskId) {
-        if self.tasks.get(&task).is_some_and(may_stand_still) {
+        if self.task(task).is_some_and(may_stand_still) {
             self.watches.watch(task, self.at);
         }
     }
@@ -381,7 +382,7 @@ impl Board {
 
     /// What waits in a queue and was submitted before a position, with its version.
     pub fn waiting_in(&self, tenant: &TenantId, queue: &str, before: u64) -> Vec<(TaskId, u64)> {
-        let waits = |(_, entry): &(&TaskId, &Entry)| {
+        let waits = |(_, entry): &(&TaskId, &Box<Entry>)| {
             entry.tenant == *tenant
                 && *entry.queue == *queue
                 && entry.position < before
@@ -438,13 +439,13 @@ impl Board {
     }
 
     pub fn task(&self, task: TaskId) -> Option<&Entry> {
-        self.tasks.get(&task)
+        self.tasks.get(&task).map(|entry| &**entry)
     }
 
     /// Everything that is in an agent's hands, or on the way there.
     pub fn held(&self) -> impl Iterator<Item = (TaskId, &Entry)> {
         let held = self.held.values().flatten();
-        held.filter_map(|task| Some((*task, self.tasks.get(task)?)))
+        held.filter_map(|task| Some((*task, &**self.tasks.get(task)?)))
     }
 
     /// What an agent holds, or is about to.
