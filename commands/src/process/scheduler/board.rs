@@ -382,14 +382,15 @@ impl Board {
 
     /// What waits in a queue and was submitted before a position, with its version.
     pub fn waiting_in(&self, tenant: &TenantId, queue: &str, before: u64) -> Vec<(TaskId, u64)> {
-        let waits = |(_, entry): &(&TaskId, &Box<Entry>)| {
+        let waits = |(_, entry): &(TaskId, &Entry)| {
             entry.tenant == *tenant
                 && *entry.queue == *queue
                 && entry.position < before
                 && entry.state == TaskState::Queued
                 && entry.reserved.is_none()
         };
-        self.tasks.iter().filter(waits).map(|(task, entry)| (*task, entry.version)).collect()
+        let all = self.tasks.iter().map(|(task, entry)| (*task, &**entry));
+        all.filter(waits).map(|(task, entry)| (task, entry.version)).collect()
     }
 
     /// Brings what expressions say of a task up to date.
