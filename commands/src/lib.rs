@@ -8,7 +8,7 @@ pub mod leader;
 pub mod process;
 pub mod processor;
 
-pub use claims::{AgentWire, Boxed, Claims, Observation, Work};
+pub use claims::{AgentWire, Boxed, Claims, Holding, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
 pub use process::{PURGE, Waits};

@@ -14,7 +14,7 @@ use super::operations::Operations;
 use super::perform::Session;
 use super::purge::PurgeWork;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Deadlines, Manager, Schedules, Source, Watchdog, operations, until};
+use super::{Deadlines, Extensions, Manager, Schedules, Source, Watchdog, operations, until};
 use crate::fence::barrier;
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
@@ -130,6 +130,7 @@ impl Run {
         retention: Option<Duration>,
     ) -> Self {
         let watched = session.clone();
+        let wire = session.wire.clone();
         let signs = move |tenant: &_, agent| {
             let seen = watched.wire.observed(tenant, agent);
             let now = Instant::now();
@@ -154,6 +155,7 @@ impl Run {
             session,
             managers: vec![
                 Arc::new(Mutex::new(Deadlines::new(retention))),
+                Arc::new(Mutex::new(Extensions::new(Box::new(move || wire.holdings())))),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
                 Arc::new(Mutex::new(Schedules::default())),
             ],
