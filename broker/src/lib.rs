@@ -15,7 +15,7 @@ pub mod remote;
 pub mod streams;
 pub mod subject;
 
-pub use agents::{Heartbeat, Presence};
+pub use agents::{Heartbeat, HeldTask, Presence};
 pub use connect::connect;
 pub use consume::{Consumer, TenantCheck, serve_claims};
 pub use envelope::{CloudEvent, cloud_event_json};

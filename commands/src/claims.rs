@@ -63,6 +63,19 @@ pub struct Observation {
     pub load: Option<f64>,
 }
 
+/// What an agent says in a heartbeat that it works on.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Who says so.
+    pub agent: AgentId,
+    /// Monotonic.
+    pub received: std::time::Instant,
+    /// The tasks, each with the token of its lease.
+    pub tasks: Vec<(TaskId, u64)>,
+}
+
 /// What the scheduler and the watchdog need of the agents' wire (core NATS).
 pub trait AgentWire: Send + Sync + 'static {
     /// Whether anybody listens for pushed tasks of this agent.
@@ -73,6 +86,10 @@ pub trait AgentWire: Send + Sync + 'static {
     fn control(&self, tenant: TenantId, agent: AgentId, word: &'static str) -> Boxed<()>;
     /// The last heartbeat of an agent, if it ever sent one to this process.
     fn observed(&self, tenant: &TenantId, agent: AgentId) -> Option<Observation>;
+    /// What agents said since the last call that they work on.
+    fn holdings(&self) -> Vec<Holding> {
+        Vec::new()
+    }
 }
 
 /// Carries out operations of a kind that is more than one command.

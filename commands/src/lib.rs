@@ -8,7 +8,7 @@ pub mod leader;
 pub mod process;
 pub mod processor;
 
-pub use claims::{AgentWire, Boxed, Claims, Errand, Observation, Work};
+pub use claims::{AgentWire, Boxed, Claims, Errand, Holding, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
 pub use process::{DecisionFault, DecisionReport, Decisions, PURGE, QueueDepth, Waits, command_id};

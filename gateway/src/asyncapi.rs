@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::agent::{HeartbeatAnswer, HeartbeatBody};
+use crate::agent::{HeartbeatAnswer, HeartbeatBody, HeldTask};
 
 /// Where a definition stands in an OpenAPI document, and in ours.
 const REF: &str = "#/components/schemas/";
@@ -39,6 +39,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         ("ClaimTasks", ClaimTasks::schema()),
         ("Claimed", Claimed::schema()),
         ("Outcome", Outcome::schema()),
+        ("HeldTask", HeldTask::schema()),
     ] {
         schemas.insert(name.into(), serde_json::to_value(schema).unwrap_or_default());
     }

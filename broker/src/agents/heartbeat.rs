@@ -1,12 +1,14 @@
 //! A heartbeat's body and the answer to it.
 
-use domain::{FieldError, Problem, json};
+use domain::{FieldError, Problem, TaskId, json};
 use serde::{Deserialize, Serialize};
 
 /// Longest state that is taken, in bytes.
 const MAX_STATE: usize = 64;
 /// Most bytes of a heartbeat: it is sent often and kept for every agent.
-const MAX_BYTES: usize = 4_096;
+const MAX_BYTES: usize = 32_768;
+/// Most tasks that one names.
+const MAX_TASKS: usize = 256;
 
 /// What an agent says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +26,19 @@ pub struct Heartbeat {
     /// Grows as long as its work gets on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_seq: Option<u64>,
+    /// What it works on: these leases are extended, once less than half of one is left.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<HeldTask>,
+}
+
+/// A task that an agent works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldTask {
+    /// The task.
+    pub task_id: TaskId,
+    /// The token of its lease; another one extends nothing.
+    pub lease_token: u64,
 }
 
 impl Heartbeat {
@@ -45,6 +60,10 @@ impl Heartbeat {
         }
         if heartbeat.load.is_some_and(|load| !(load.is_finite() && load >= 0.0)) {
             faults.push(FieldError::new("/load", "out_of_range", "a number from 0 on is needed"));
+        }
+        if heartbeat.tasks.len() > MAX_TASKS {
+            let message = format!("at most {MAX_TASKS} entries");
+            faults.push(FieldError::new("/tasks", "too_many", message));
         }
         if faults.is_empty() { Ok(heartbeat) } else { Err(Problem::invalid(faults)) }
     }
@@ -73,8 +92,22 @@ mod tests {
         let heartbeat = Heartbeat::read(body).expect("a heartbeat");
         assert_eq!(heartbeat.slots_free, Some(2));
         assert_eq!(Heartbeat::read(b"").expect("one"), Heartbeat::default());
+        let held =
+            br#"{"tasks":[{"task_id":"01890a5d-ac96-774b-bcce-b302099a8058","lease_token":3}]}"#;
+        assert_eq!(Heartbeat::read(held).expect("a heartbeat").tasks[0].lease_token, 3);
+        let one = r#"{"task_id":"01890a5d-ac96-774b-bcce-b302099a8058","lease_token":1},"#;
+        let many = format!(r#"{{"tasks":[{}]}}"#, one.repeat(257).trim_end_matches(','));
+        let problem = Heartbeat::read(many.as_bytes()).expect_err("too many");
+        assert_eq!(problem.errors[0].pointer, "/tasks");
         let long = format!(r#"{{"observed_state":"{}"}}"#, "x".repeat(65));
-        for wrong in ["[]", r#"{"slots_free":-1}"#, r#"{"load":-0.5}"#, r#"{"cpu":1}"#, &long] {
+        for wrong in [
+            "[]",
+            r#"{"slots_free":-1}"#,
+            r#"{"load":-0.5}"#,
+            r#"{"cpu":1}"#,
+            r#"{"tasks":[{"task_id":"x","lease_token":1}]}"#,
+            &long,
+        ] {
             assert!(Heartbeat::read(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }

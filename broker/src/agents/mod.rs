@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
-use commands::{AgentWire, Boxed, Clock, Observation};
+use commands::{AgentWire, Boxed, Clock, Holding, Observation};
 use domain::task::Assignment;
 use domain::{AgentId, TenantId};
 use futures::StreamExt;
@@ -22,7 +22,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use heartbeat::{Heartbeat, HeartbeatReply};
+pub use heartbeat::{Heartbeat, HeartbeatReply, HeldTask};
 
 use crate::consume::TenantCheck;
 use crate::envelope::{JSON, header};
@@ -49,6 +49,8 @@ struct Inner {
     tenants: TenantCheck,
     desired: Option<DesiredState>,
     observed: Mutex<LruCache<(TenantId, AgentId), Observation>>,
+    /// What agents said that they work on and nobody looked at yet, the last word of each.
+    held: Mutex<LruCache<(TenantId, AgentId), Holding>>,
     interest: Interest,
     heartbeats: AtomicU64,
     dropped: AtomicU64,
@@ -83,6 +85,7 @@ impl Presence {
             tenants,
             desired,
             observed: Mutex::new(LruCache::new(MAX_AGENTS)),
+            held: Mutex::new(LruCache::new(MAX_AGENTS)),
             heartbeats: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }))
@@ -149,8 +152,16 @@ impl Presence {
     }
 
     fn observe(&self, tenant: TenantId, agent: AgentId, heartbeat: Heartbeat) {
+        let received = Instant::now();
+        // Only managers look at them, who are the ones to answer.
+        if !heartbeat.tasks.is_empty() && self.0.desired.is_some() {
+            let tasks = heartbeat.tasks.iter().map(|held| (held.task_id, held.lease_token));
+            let (tenant, tasks) = (tenant.clone(), tasks.collect());
+            let holding = Holding { tenant: tenant.clone(), agent, received, tasks };
+            self.0.held.lock().put((tenant, agent), holding);
+        }
         let observation = Observation {
-            received: Instant::now(),
+            received,
             at: self.0.clock.now(),
             observed_state: heartbeat.observed_state,
             slots_free: heartbeat.slots_free,
@@ -217,6 +228,11 @@ impl AgentWire for Presence {
 
     fn observed(&self, tenant: &TenantId, agent: AgentId) -> Option<Observation> {
         self.0.observed.lock().peek(&(tenant.clone(), agent)).cloned()
+    }
+
+    fn holdings(&self) -> Vec<Holding> {
+        let mut held = self.0.held.lock();
+        std::iter::from_fn(|| held.pop_lru().map(|(_, holding)| holding)).collect()
     }
 }
 

@@ -10,6 +10,7 @@
 //! One process at a time runs them (lease row `managers`).
 
 mod deadlines;
+mod extensions;
 mod operations;
 mod perform;
 mod purge;
@@ -29,6 +30,7 @@ use domain::{Outcome, Recorded, Timestamp};
 use uuid::Uuid;
 
 pub use deadlines::Deadlines;
+pub use extensions::Extensions;
 pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};

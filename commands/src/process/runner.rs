@@ -14,7 +14,9 @@ use super::operations::Operations;
 use super::perform::Session;
 use super::purge::PurgeWork;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
-use super::{Deadlines, Manager, Schedules, Source, Subtasks, Watchdog, operations, until};
+use super::{
+    Deadlines, Extensions, Manager, Schedules, Source, Subtasks, Watchdog, operations, until,
+};
 use crate::fence::barrier;
 use crate::{AgentWire, Clock, Executor, Observation, Work};
 
@@ -136,6 +138,7 @@ impl Run {
         retention: Option<Duration>,
     ) -> Self {
         let watched = session.clone();
+        let wire = session.wire.clone();
         let signs = move |tenant: &_, agent| {
             let seen = watched.wire.observed(tenant, agent);
             let now = Instant::now();
@@ -160,6 +163,7 @@ impl Run {
             session,
             managers: vec![
                 Arc::new(Mutex::new(Deadlines::new(retention))),
+                Arc::new(Mutex::new(Extensions::new(Box::new(move || wire.holdings())))),
                 Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
                 Arc::new(Mutex::new(Schedules::default())),
                 Arc::new(Mutex::new(Subtasks::default())),

@@ -1,4 +1,4 @@
-//! Fencing: who may answer for a task is a matter of the token alone.
+//! Fencing: who answers for a task must show its lease's token, and an agent must hold it.
 
 use domain::task::*;
 use domain::{Code, Json};
@@ -110,4 +110,22 @@ fn an_expiry_on_the_last_attempt_is_the_end() {
     let events = decide::<Task, C>(&given, expire, at(30_000)).expect("accepted");
     let names: Vec<_> = events.iter().map(E::name).collect();
     assert_eq!(names, ["lease_expired", "dead_lettered"]);
+}
+
+#[test]
+fn an_agent_answers_with_its_own_leases_only() {
+    let given = vec![submitted(), assigned(1, 1), started(1)];
+    let mut task = Task::default();
+    given.iter().for_each(|event| task.apply(event));
+    let by = |actor: &str| domain::Facts::new(at(1_000), actor);
+    let agent = |n| format!("agent:{}", domain::AgentId::nth(n));
+    for answer in answers(1) {
+        let possible = !matches!(answer, C::ExpireLease(_));
+        let refused = task.decide(&answer, &by(&agent(2))).expect_err("another agent");
+        assert_eq!(refused.code, Code::StaleLease, "{}", answer.name());
+        for actor in [agent(1), "operator".into()] {
+            let accepted = task.decide(&answer, &by(&actor)).is_ok();
+            assert_eq!(accepted, possible, "{} by {actor}", answer.name());
+        }
+    }
 }

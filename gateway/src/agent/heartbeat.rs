@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use broker::subject::{self, AgentWord};
 use commands::Boxed;
-use domain::{AgentId, Code, FieldError, Json, Problem, TenantId};
+use domain::{AgentId, Code, FieldError, Json, Problem, TaskId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +20,8 @@ use crate::query::{Id, NoParams, Params};
 
 /// How long the answer to a heartbeat is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Most tasks that a heartbeat names.
+const MAX_TASKS: usize = 256;
 
 /// What an agent says of itself; the fields of the NATS heartbeat.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -37,6 +39,20 @@ pub struct HeartbeatBody {
     /// Grows while the running task gets on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_seq: Option<u64>,
+    /// What it works on, at most 256 tasks: their leases are extended to their whole length
+    /// again, once less than half of one is left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<HeldTask>,
+}
+
+/// A task that an agent works on.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeldTask {
+    /// The task.
+    pub task_id: TaskId,
+    /// The token of its lease; another one extends nothing.
+    pub lease_token: u64,
 }
 
 /// What the answer says.
@@ -64,6 +80,10 @@ pub async fn beat(
     if said.load.is_some_and(|load| load < 0.0) {
         let fault = FieldError::new("/load", "out_of_range", "`load` must not be negative");
         return Err(Problem::invalid(vec![fault]).into());
+    }
+    if said.tasks.len() > MAX_TASKS {
+        let message = format!("at most {MAX_TASKS} entries");
+        return Err(Problem::invalid(vec![FieldError::new("/tasks", "too_many", message)]).into());
     }
     let (tenant, agent) = (caller.tenant, AgentId(id));
     let answer = app.doors.heartbeats.beat(tenant.clone(), agent, Json::of(&said)).await?;

@@ -5,7 +5,7 @@ mod logs;
 mod routes;
 
 pub use heartbeat::{__path_beat, NatsHeartbeats, beat};
-pub(crate) use heartbeat::{HeartbeatAnswer, HeartbeatBody};
+pub(crate) use heartbeat::{HeartbeatAnswer, HeartbeatBody, HeldTask};
 pub use logs::{__path_follow_logs, NatsLogs, follow_logs};
 pub(crate) use routes::NOT_HERE;
 pub use routes::{

@@ -285,11 +285,19 @@ impl Waiting {
     }
 
     /// The first of every lane and priority of a queue, in the order of service.
-    pub fn heads(&self, (tenant, name): &QueueId) -> Vec<Rank> {
-        let Some(tenant) = self.tenants.get(tenant) else { return vec![] };
-        let Some(queue) = tenant.queues.get(name) else { return vec![] };
-        if self.is_open(tenant, queue).is_err() {
-            return vec![];
+    ///
+    /// Of one that its rate still closes it notes when that opens: while as many ran as
+    /// may, nobody asked for that time.
+    pub fn heads(&mut self, id: &QueueId) -> Vec<Rank> {
+        let Some(tenant) = self.tenants.get(&id.0) else { return vec![] };
+        let Some(queue) = tenant.queues.get(&id.1) else { return vec![] };
+        match self.is_open(tenant, queue) {
+            Ok(_) => {}
+            Err(Closed::Queue(Standing::Until(at)) | Closed::Tenant(Standing::Until(at))) => {
+                self.timed.insert((at, id.clone()));
+                return vec![];
+            }
+            Err(Closed::Paused | Closed::Queue(_) | Closed::Tenant(_)) => return vec![],
         }
         let mut heads: Vec<_> = queue
             .lanes

@@ -300,6 +300,27 @@ async fn a_rate_lets_a_burst_pass_and_says_when_the_next_one_may() {
     running.stop().await;
 }
 
+/// While as many run as may, nobody asks when the rate lets the next one pass: that must be
+/// asked when one has ended.
+#[tokio::test]
+async fn a_rate_that_opens_after_a_place_was_freed_is_not_slept_through() {
+    let (memory, wire) = (Memory::new(), Wire::default());
+    let agent = memory.agent(1, |new| new.slots = 9);
+    memory.tell(agent.0, domain::agent::AgentCommand::MarkReady(Default::default()), "operator");
+    wire.listen(agent);
+    memory.policy(|policy| {
+        let rate = Some(RatePolicy { per_s: 2.0, burst: 1 });
+        policy.limits = vec![LimitPolicy { rate, ..limit("queue", 1) }];
+    });
+    memory.task(1, |_| {});
+    memory.task(2, |_| {});
+    let running = memory.run(&wire, vec![]);
+    eventually("the first runs", || wire.pushed().len() == 1).await;
+    complete(&memory, &wire.pushed()[0].1, 1);
+    eventually("the second follows by its rate", || wire.pushed().len() == 2).await;
+    running.stop().await;
+}
+
 /// What a worker makes of what it is given.
 async fn work(memory: Memory, agent: u128, handles: Arc<Mutex<Vec<Arc<SchedulerHandle>>>>) {
     let mut turn = agent as usize;

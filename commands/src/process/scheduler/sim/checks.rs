@@ -271,7 +271,7 @@ impl Turns {
         let mut first: [Option<&Task>; 5] = [None; 5];
         for (id, other) in &model.tasks {
             let waits = other.state == TaskState::Queued && other.suits_all();
-            if *id == task || other.queue != picked.queue || !waits || !eligible(*id, other) {
+            if other.queue != picked.queue || !waits || !eligible(*id, other) {
                 continue;
             }
             let oldest = &mut first[other.priority as usize];
@@ -285,7 +285,11 @@ impl Turns {
         }
         let strict = queue.policy.mode == domain::queue::QueueMode::Strict;
         let mut there = [false; 5];
-        for first in first.into_iter().flatten().filter(|first| first.is_plain()) {
+        for first in first
+            .into_iter()
+            .flatten()
+            .filter(|first| first.is_plain() && first.position != picked.position)
+        {
             let level = queue.level(first, now);
             there[level] = true;
             let before = age(first) < age(picked) && first.priority == picked.priority;

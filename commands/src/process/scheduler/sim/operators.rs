@@ -1,7 +1,7 @@
 //! Those who submit tasks and decide about them, and the misfortunes of a run.
 
 use chrono::TimeDelta;
-use domain::agent::AgentCommand;
+use domain::agent::{AgentCommand, AgentState};
 use domain::queue::{
     ChangeQueue, ConfigureQueue, LimitPolicy, QueueCommand, QueueMode, QueuePolicy, RatePolicy,
     Weights, queue_id,
@@ -199,7 +199,10 @@ impl World {
         let next = self.dice.between(50, 2_500);
         self.after(next, Act::Operate);
         self.attend();
-        if self.quiet || !self.plan.operators {
+        if self.quiet {
+            return self.ready_all();
+        }
+        if !self.plan.operators {
             return;
         }
         let agent: Option<AgentId> = self.dice.of_all(&self.workers).map(|worker| worker.id);
@@ -230,6 +233,18 @@ impl World {
         };
         if let Some(task) = task {
             self.sends(task.0, command, "operator");
+        }
+    }
+
+    /// A drain that was long under way may come after the calm.
+    fn ready_all(&mut self) {
+        let drains = |id: &AgentId| {
+            let agent = self.checker.model.agents.get(id);
+            agent.is_some_and(|agent| agent.state == AgentState::Draining)
+        };
+        let ids = self.workers.iter().map(|worker| worker.id).filter(drains);
+        for id in ids.collect::<Vec<_>>() {
+            self.sends(id.0, AgentCommand::MarkReady(Default::default()), "operator");
         }
     }
 
