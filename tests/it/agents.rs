@@ -11,13 +11,19 @@ use serde_json::Value;
 use crate::support::{Product, SOON, product, unique};
 
 /// A running `taffrail agent run`; killed when dropped.
-struct RunningAgent {
-    child: Child,
+pub struct RunningAgent {
+    pub child: Child,
     notices: mpsc::Receiver<Value>,
 }
 
 impl RunningAgent {
-    fn start(product: &Product, name: &str, capability: &str, more: &[&str], script: &str) -> Self {
+    pub fn start(
+        product: &Product,
+        name: &str,
+        capability: &str,
+        more: &[&str],
+        script: &str,
+    ) -> Self {
         let mut arguments = vec!["agent", "run", "--name", name, "--capability", capability];
         arguments.extend(["-o", "jsonl", "--lease-ms", "1500"]);
         arguments.extend(more);
@@ -41,7 +47,7 @@ impl RunningAgent {
     }
 
     /// The next notice with this word under this name.
-    fn wait(&self, name: &str, word: &str) -> Value {
+    pub fn wait(&self, name: &str, word: &str) -> Value {
         let begin = Instant::now();
         loop {
             let left = SOON.saturating_sub(begin.elapsed());
@@ -53,7 +59,7 @@ impl RunningAgent {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
@@ -77,15 +83,15 @@ impl Drop for RunningAgent {
 }
 
 /// A name that no other test uses.
-fn fresh(word: &str) -> String {
+pub fn fresh(word: &str) -> String {
     format!("{word}-{}-{}", std::process::id(), unique())
 }
 
-fn cli(product: &Product, arguments: &[&str]) -> Output {
+pub fn cli(product: &Product, arguments: &[&str]) -> Output {
     product.cli(arguments).stderr(Stdio::piped()).output().expect("the CLI runs")
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text).unwrap_or_else(|error| {
         panic!("{error} in {text}\nstderr: {}", String::from_utf8_lossy(&output.stderr))
@@ -93,7 +99,7 @@ fn json(output: &Output) -> Value {
 }
 
 /// Submits a task for the agents of a capability; its id.
-fn submit(product: &Product, capability: &str, more: &[&str]) -> String {
+pub fn submit(product: &Product, capability: &str, more: &[&str]) -> String {
     let mut arguments = vec!["task", "submit", "work", "--capability", capability, "-o", "json"];
     arguments.extend(more);
     let answer = json(&cli(product, &arguments));
@@ -101,7 +107,7 @@ fn submit(product: &Product, capability: &str, more: &[&str]) -> String {
 }
 
 /// The task when it has come to its end, and the exit code that told it.
-fn end_of(product: &Product, task: &str) -> (Value, Option<i32>) {
+pub fn end_of(product: &Product, task: &str) -> (Value, Option<i32>) {
     let output = cli(product, &["task", "watch", task, "--timeout", "30", "-o", "json"]);
     (json(&output), output.status.code())
 }

@@ -30,6 +30,8 @@ mod roles;
 mod schedules;
 mod servers;
 mod slow_readers;
+#[cfg(feature = "smoke")]
+mod smoke;
 mod store;
 mod streams;
 mod taken_for_new;
