@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
 use crate::Executor;
-use crate::process::{QueueDepth, Waits};
+use crate::process::{Fits, QueueDepth, Waits};
 
 /// A future that owns all it needs.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -30,6 +30,13 @@ pub trait Claims: Send + Sync + 'static {
     /// Why an open task is not given out, the strongest reason first; `None` where no
     /// scheduler that knows of it is at hand.
     fn why(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Vec<Waits>>> {
+        drop((tenant, task));
+        Box::pin(async { None })
+    }
+
+    /// Who could have an open task, the best first; `None` where no scheduler that knows of
+    /// it is at hand.
+    fn fits(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Fits>> {
         drop((tenant, task));
         Box::pin(async { None })
     }

@@ -11,5 +11,7 @@ pub mod processor;
 pub use claims::{AgentWire, Boxed, Claims, Errand, Holding, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
-pub use process::{DecisionFault, DecisionReport, Decisions, PURGE, QueueDepth, Waits, command_id};
+pub use process::{
+    DecisionFault, DecisionReport, Decisions, Fit, Fits, PURGE, QueueDepth, Waits, command_id,
+};
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

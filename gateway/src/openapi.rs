@@ -76,6 +76,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(task::list_task_events),
         routes!(task::list_children),
         routes!(task::why_task),
+        routes!(task::candidates),
         routes!(task::command_task),
         routes!(queue::claim),
         routes!(queue::list_queues),

@@ -75,6 +75,16 @@ async fn the_agent_that_fits_gets_it_and_every_decision_follows_from_the_log() {
     let newer = house.task(json!({ "capabilities": ["python@^3.12"] })).await;
     assert_eq!(house.claims(&us, 0).await, [python.as_str()], "neither the other zone's nor newer");
     assert_eq!(house.claims(&eu, 0).await, [local.as_str()]);
+    let (status, could) = house.api.get(&format!("/v1/tasks/{newer}/candidates")).await;
+    assert!(status.is_success(), "{could}");
+    assert_eq!((&could["of"], &could["rejected"]), (&json!(0), &json!({ "capability": 2 })));
+    let old = house.task(json!({ "triage": true, "affinity": { "max_cost": 9 } })).await;
+    let could = house.api.get(&format!("/v1/tasks/{old}/candidates")).await.1;
+    let scores: Vec<_> =
+        could["agents"].as_array().unwrap().iter().map(|a| (&a["name"], &a["score"])).collect();
+    assert_eq!(scores, [(&json!("us"), &json!(0)), (&json!("eu"), &json!(-5))]);
+    let (status, _) = house.api.get(&format!("/v1/tasks/{local}/candidates")).await;
+    assert_eq!(status.as_u16(), 422, "it has ended");
     let why = house.api.get(&format!("/v1/tasks/{newer}/why")).await.1;
     assert_eq!(why["reasons"][0]["code"], "no_agent", "{why}");
 

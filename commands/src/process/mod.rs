@@ -35,8 +35,8 @@ pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
 pub use scheduler::{
-    DecisionFault, DecisionReport, Decisions, Follower, Gauges, QueueDepth, SchedulerHandle, Trial,
-    Waits,
+    DecisionFault, DecisionReport, Decisions, Fit, Fits, Follower, Gauges, QueueDepth,
+    SchedulerHandle, Trial, Waits,
 };
 pub use schedules::Schedules;
 pub use source::Source;

@@ -67,6 +67,14 @@ impl Client {
         self.get(&format!("v1/tasks/{id}/children"), query).await
     }
 
+    /// The agents that could have a task, the best first.
+    ///
+    /// # Errors
+    /// When there is no such task, it has ended, or no answer comes.
+    pub async fn candidates(&self, id: impl Display) -> Result<Value, Error> {
+        self.get(&format!("v1/tasks/{id}/candidates"), &[]).await
+    }
+
     /// What a task waits for, and why.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Tasks over HTTP.
 
+mod candidates;
 mod dead;
 mod list;
 mod named;
 mod routes;
 mod why;
 
+pub use candidates::{__path_candidates, candidates};
 pub use dead::{
     __path_discard_dead_letter, __path_discard_dead_letters, __path_requeue_dead_letter,
     __path_requeue_dead_letters, discard_dead_letter, discard_dead_letters, requeue_dead_letter,

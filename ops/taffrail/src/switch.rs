@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use commands::process::SchedulerHandle;
-use commands::{Boxed, Claims, CommandEnvelope, Executor, Processor, QueueDepth, Waits};
-use domain::task::{ClaimTasks, Claimed};
+use commands::{Boxed, Claims, CommandEnvelope, Executor, Fits, Processor, QueueDepth, Waits};
+use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{Outcome, Problem, TaskId, TenantId};
 
 /// The processor, wherever it is.
@@ -64,6 +64,18 @@ impl Claims for SwitchClaims {
         } else {
             self.elsewhere.why(tenant, task)
         }
+    }
+
+    fn fits(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Fits>> {
+        if self.here.is_active() {
+            self.here.fits(tenant, task)
+        } else {
+            self.elsewhere.fits(tenant, task)
+        }
+    }
+
+    fn unheard(&self, tasks: Vec<Assignment>) -> Boxed<()> {
+        if self.here.is_active() { self.here.unheard(tasks) } else { self.elsewhere.unheard(tasks) }
     }
 
     fn depths(&self, tenant: &TenantId) -> Option<BTreeMap<String, QueueDepth>> {

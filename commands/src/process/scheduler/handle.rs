@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::board::QueueDepth;
 use super::core::Admission;
 use super::deliver::{CLAIMANT_GONE, take_back};
+use super::fits::Fits;
 use super::serve;
 use super::waiters::{Terms, Waiter};
 use super::why::Waits;
@@ -150,6 +151,17 @@ impl Claims for SchedulerHandle {
             let seen = *session.source.watch().borrow();
             session.folded_to(seen).await;
             session.scheduler.lock().why(&tenant, task)
+        })
+    }
+
+    fn fits(&self, tenant: TenantId, task: TaskId) -> Boxed<Option<Fits>> {
+        let handle = self.clone();
+        Box::pin(async move {
+            let session = handle.session().await?;
+            // What the caller has seen committed, it finds considered.
+            let seen = *session.source.watch().borrow();
+            session.folded_to(seen).await;
+            session.scheduler.lock().fits(&tenant, task)
         })
     }
 

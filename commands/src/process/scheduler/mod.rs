@@ -15,6 +15,7 @@ mod core;
 mod deliver;
 mod entry;
 mod facts;
+mod fits;
 mod groups;
 mod handle;
 mod listeners;
@@ -37,6 +38,7 @@ mod waiting;
 mod why;
 
 pub use board::QueueDepth;
+pub use fits::{Fit, Fits};
 pub use handle::{Gauges, SchedulerHandle};
 pub use trial::Trial;
 pub use verify::{DecisionFault, DecisionReport, Decisions, Follower};

@@ -60,6 +60,11 @@ pub enum TaskVerb {
         /// The task: its id, or its number such as TASK-7
         id: TaskRef,
     },
+    /// Name the agents that could have a task, the best first
+    Candidates {
+        /// The task: its id, or its number such as TASK-7
+        id: TaskRef,
+    },
     /// Submit many tasks from a file
     Batch(batch::BatchArgs),
 }
@@ -221,6 +226,19 @@ pub async fn run(app: &App, verb: TaskVerb) -> Result<(), Failure> {
             let why = client.why(id).await?;
             app.out.show(&why, |out| explained(out, &why))
         }
+        TaskVerb::Candidates { id } => {
+            let found = client.candidates(id).await?;
+            let page = json!({ "items": found["agents"] });
+            if !app.out.is_human() {
+                return app.out.document(&found);
+            }
+            app.out.list(&page, &["AGENT", "ID", "SCORE", "ROOM", "ASKS"], candidate)?;
+            let rejected = &found["rejected"];
+            if rejected.as_object().is_some_and(|object| !object.is_empty()) {
+                app.out.hint(&format!("passed over: {rejected}"));
+            }
+            Ok(())
+        }
         TaskVerb::Batch(args) => batch::run(app, &client, args).await,
     }
 }
@@ -366,6 +384,10 @@ fn step(out: &Printer, task: &Value) -> String {
         _ => {}
     }
     format!("{}\n", line.replace(['\n', '\r'], " "))
+}
+
+fn candidate(agent: &Value) -> Vec<Cell> {
+    ["name", "id", "score", "free_slots", "asks"].map(|name| text(agent, name).into()).to_vec()
 }
 
 /// What `why` says: the state, then every reason, the strongest first.
