@@ -11,13 +11,19 @@ use serde_json::Value;
 use crate::support::{Product, SOON, product, unique};
 
 /// A running `taffrail agent run`; killed when dropped.
-struct RunningAgent {
+pub struct RunningAgent {
     child: Child,
     notices: mpsc::Receiver<Value>,
 }
 
 impl RunningAgent {
-    fn start(product: &Product, name: &str, capability: &str, more: &[&str], script: &str) -> Self {
+    pub fn start(
+        product: &Product,
+        name: &str,
+        capability: &str,
+        more: &[&str],
+        script: &str,
+    ) -> Self {
         let mut arguments = vec!["agent", "run", "--name", name, "--capability", capability];
         arguments.extend(["-o", "jsonl", "--lease-ms", "1500"]);
         arguments.extend(more);
@@ -41,7 +47,7 @@ impl RunningAgent {
     }
 
     /// The next notice with this word under this name.
-    fn wait(&self, name: &str, word: &str) -> Value {
+    pub fn wait(&self, name: &str, word: &str) -> Value {
         let begin = Instant::now();
         loop {
             let left = SOON.saturating_sub(begin.elapsed());
@@ -53,7 +59,12 @@ impl RunningAgent {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Passes over what it has told by now.
+    pub fn forget(&self) {
+        while self.notices.try_recv().is_ok() {}
+    }
+
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
@@ -77,7 +88,7 @@ impl Drop for RunningAgent {
 }
 
 /// A name that no other test uses.
-fn fresh(word: &str) -> String {
+pub fn fresh(word: &str) -> String {
     format!("{word}-{}-{}", std::process::id(), unique())
 }
 
@@ -93,7 +104,7 @@ fn json(output: &Output) -> Value {
 }
 
 /// Submits a task for the agents of a capability; its id.
-fn submit(product: &Product, capability: &str, more: &[&str]) -> String {
+pub fn submit(product: &Product, capability: &str, more: &[&str]) -> String {
     let mut arguments = vec!["task", "submit", "work", "--capability", capability, "-o", "json"];
     arguments.extend(more);
     let answer = json(&cli(product, &arguments));

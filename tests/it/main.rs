@@ -17,6 +17,7 @@ mod commands_nats;
 mod docs;
 mod engine;
 mod http;
+mod paused;
 mod processor;
 mod queues;
 mod readme;
