@@ -11,6 +11,7 @@ mod support;
 mod agents;
 mod agents_wire;
 mod bad_input;
+mod bad_work;
 mod bench;
 mod claims;
 mod commands_nats;
