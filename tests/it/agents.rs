@@ -59,6 +59,11 @@ impl RunningAgent {
         }
     }
 
+    /// Passes over what it has told by now.
+    pub fn forget(&self) {
+        while self.notices.try_recv().is_ok() {}
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }

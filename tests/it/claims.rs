@@ -333,3 +333,63 @@ async fn many_claimants_at_once_never_share_a_task() {
     submitted.sort_unstable();
     assert_eq!(got, submitted);
 }
+
+/// Sends heartbeats that name a task while its lease runs out twice over; the task's events.
+async fn beaten(bench: &Bench<'_>, named: bool, beat: impl AsyncFn(&str, Value)) -> Vec<String> {
+    // Agents of other tests listen for whatever they can do.
+    let able = json!({ "capabilities": [format!("beaten-{}", unique())] });
+    bench.task(able.clone()).await;
+    let agent = bench.agent(able).await;
+    let task = bench.claim_for(&agent, 1, 5_000, 2_000).await.remove(0);
+    let (id, token) = (task["task_id"].clone(), task["lease"]["token"].clone());
+    let held = json!([{ "task_id": id, "lease_token": token }]);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(5_000) {
+        let tasks = if named { held.clone() } else { json!([]) };
+        beat(&agent, json!({ "slots_free": 0, "tasks": tasks })).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let events = bench.get(&format!("tasks/{}/events", id.as_str().unwrap())).await;
+    let events = events["items"].as_array().unwrap();
+    events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_names_a_task_extends_its_lease() {
+    let bench = Bench::new().await;
+    let nats = bench.product.nats().await;
+    let over_http = beaten(&bench, true, async |agent, body| {
+        bench.post(&format!("agents/{agent}/heartbeat"), body).await;
+    });
+    let over_nats = beaten(&bench, true, async |agent, body| {
+        let subject = format!("taffrail.default.agent.{agent}.heartbeat");
+        nats.publish(subject, body.to_string().into()).await.unwrap();
+    });
+    let unnamed = beaten(&bench, false, async |agent, body| {
+        bench.post(&format!("agents/{agent}/heartbeat"), body).await;
+    });
+    let (over_http, over_nats, unnamed) = tokio::join!(over_http, over_nats, unnamed);
+    for events in [over_http, over_nats] {
+        let of = |name: &str| events.iter().filter(|event| event.contains(name)).count();
+        assert_eq!(of("lease_expired"), 0, "{events:?}");
+        // A lease of 2 s is extended when 1 s is left: fifty heartbeats, few events.
+        assert!((3..=5).contains(&of("lease_extended")), "{events:?}");
+    }
+    let expired = unnamed.iter().any(|event| event.contains("lease_expired"));
+    assert!(expired, "who only lives extends nothing: {unnamed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_names_at_most_256_tasks() {
+    let bench = Bench::new().await;
+    let agent = bench.agent(json!({})).await;
+    let task = json!({ "task_id": uuid::Uuid::nil(), "lease_token": 1 });
+    let path = format!("agents/{agent}/heartbeat");
+    let body = json!({ "tasks": vec![task.clone(); 257] });
+    let (status, problem) = bench.call(Method::POST, &path, body).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["pointer"]),
+        (StatusCode::BAD_REQUEST, &json!("/tasks"))
+    );
+    bench.post(&path, json!({ "tasks": vec![task; 256] })).await;
+}

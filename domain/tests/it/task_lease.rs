@@ -114,7 +114,7 @@ fn an_expiry_on_the_last_attempt_is_the_end() {
 
 #[test]
 fn an_agent_answers_with_its_own_leases_only() {
-    let given = vec![submitted(), assigned(1, 1), started(1)];
+    let given = [submitted(), assigned(1, 1), started(1)];
     let mut task = Task::default();
     given.iter().for_each(|event| task.apply(event));
     let by = |actor: &str| domain::Facts::new(at(1_000), actor);

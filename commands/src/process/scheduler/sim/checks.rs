@@ -17,7 +17,7 @@ use crate::CommandEnvelope;
 pub enum Key {
     Tenant,
     Queue(String),
-    Key(String),
+    Concurrency(String),
     Customer(String, String),
 }
 
@@ -26,7 +26,7 @@ impl Key {
         match self {
             Self::Tenant => true,
             Self::Queue(queue) => task.queue == *queue,
-            Self::Key(key) => task.key.as_ref() == Some(key),
+            Self::Concurrency(key) => task.key.as_ref() == Some(key),
             Self::Customer(queue, customer) => {
                 task.queue == *queue && task.customer.as_ref() == Some(customer)
             }
@@ -45,7 +45,7 @@ impl Key {
         add(Self::Queue(task.queue.clone()), "queue", None);
         if let Some(key) = &task.key {
             // One at a time where the policy says nothing (docs/api.md, queues).
-            add(Self::Key(key.clone()), "task.concurrency_key", Some(1));
+            add(Self::Concurrency(key.clone()), "task.concurrency_key", Some(1));
         }
         if let Some(customer) = &task.customer {
             add(Self::Customer(task.queue.clone(), customer.clone()), CUSTOMER, None);
@@ -184,17 +184,8 @@ impl Checker {
 
 /// Whoever shows a token must hold that lease, and be its holder where it is an agent.
 fn answered(asked: &TaskCommand, actor: &str, before: &Task) -> Result<(), String> {
-    use TaskCommand as C;
-    let shown = match asked {
-        C::Start(by) => by.lease_token,
-        C::Progress(by) => by.lease_token,
-        C::Complete(by) => by.lease_token,
-        C::Fail(by) => by.lease_token,
-        C::Extend(by) => by.lease_token,
-        C::Release(by) => by.lease_token,
-        C::ExpireLease(by) => by.lease_token,
-        _ => return Ok(()),
-    };
+    let body: serde_json::Value = serde_json::from_slice(&asked.body()).unwrap_or_default();
+    let Some(shown) = body["lease_token"].as_u64() else { return Ok(()) };
     let name = asked.name();
     let held = before.held.ok_or_else(|| format!("stale {name}: nobody holds it"))?;
     must(held.token == shown, || format!("stale {name}: {shown} shown, {} holds", held.token))?;
@@ -231,7 +222,7 @@ fn retried(by: &FailTask, before: &Task, first: &Recorded) -> Result<(), String>
 /// every agent before any class of weight v was served more than `ceil(v / w) + 1` times
 /// (`share`), and a class serves its oldest first. The nth oldest task of a class hence
 /// waits for at most `n * (1 + sum(ceil(v / w) + 1))` services of its queue: with the
-/// usual weights 2n for `critical` at best and 35n for `background`. With aging, the
+/// usual weights 9n for `critical` and 35n for `background`. With aging, the
 /// class is what the task counts as by then, so that each task comes to the first class.
 /// What an operator gives out counts as a service of its class, and nobody forbids it:
 /// the others may make up for each.

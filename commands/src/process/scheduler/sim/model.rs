@@ -249,10 +249,8 @@ impl Model {
         let task = self.tasks.get_mut(&id).ok_or("it was never submitted")?;
         must(!task.archived, || format!("{name} after its archiving"))?;
         if let Some((command, end)) = task.owes.take() {
-            let fits = match happened {
-                E::DeadLettered(_) => true,
-                _ => matches!(happened, E::Failed(_)) && end == End::DeadOrFailed,
-            };
+            let failed = matches!(happened, E::Failed(_)) && end == End::DeadOrFailed;
+            let fits = failed || matches!(happened, E::DeadLettered(_));
             must(fits && command == event.command_id, || format!("{name} instead of its end"))?;
         } else {
             let end = matches!(happened, E::Failed(_) | E::DeadLettered(_));

@@ -336,15 +336,15 @@ impl World {
         let mut bent = command.clone();
         let known = self.checker.model.tasks.get(&TaskId(command.stream_id));
         let Some(held) = known.and_then(|task| task.held) else { return bent };
-        if let Command::Task(asked) = &mut bent.command {
-            match asked {
-                TaskCommand::Complete(by) => by.lease_token = held.token,
-                TaskCommand::Fail(by) => by.lease_token = held.token,
-                TaskCommand::Progress(by) => by.lease_token = held.token,
-                _ => return bent,
-            }
-            bent.actor = format!("agent:{}", held.agent);
+        let Command::Task(asked) = &mut bent.command else { return bent };
+        if let TaskCommand::Complete(by) = asked {
+            by.lease_token = held.token;
+        } else if let TaskCommand::Progress(by) = asked {
+            by.lease_token = held.token;
+        } else {
+            return bent;
         }
+        bent.actor = format!("agent:{}", held.agent);
         bent
     }
 
