@@ -117,8 +117,11 @@ fn take(consumer: &Consumer, tasks: &TaskTracker, budget: &Budget, message: Mess
         return;
     }
     let Some(permit) = budget.take(message.payload.len()) else {
+        // A claim is the scheduler's to answer: its claimant would take a refusal of ours for
+        // the answer, and what it is given would wait for the end of its lease.
+        let Some(refusal) = full(&message) else { return };
         Counters::count(&consumer.counters.busy);
-        let answer = Decided::one(full(&message));
+        let answer = Decided::one(refusal);
         let client = consumer.client.clone();
         let mut sending = async move { send(&client, reply, &answer).await }.boxed();
         // Mostly there is room for it at once.
@@ -184,23 +187,18 @@ async fn send(client: &Client, reply: Option<String>, decided: &Decided) {
     }
 }
 
-/// The answer when all places are taken: read no further than the ids.
-fn full(message: &Message) -> Outcome {
+/// The answer to a command when all places are taken: read no further than the ids.
+fn full(message: &Message) -> Option<Outcome> {
     let command_id = header_value(message.headers.as_ref(), header::COMMAND_ID)
         .and_then(|text| Uuid::try_parse(text).ok());
     let stream_id = match subject::parse(&message.subject) {
         Ok(Subject::Command(CommandSubject { target, .. })) => match target {
             Target::One { id, .. } | Target::Batch { id } => Some(id),
         },
-        Ok(
-            Subject::Claim(_)
-            | Subject::Event { .. }
-            | Subject::Agent { .. }
-            | Subject::Dead { .. },
-        )
-        | Err(_) => None,
+        Ok(Subject::Claim(_)) => return None,
+        Ok(Subject::Event { .. } | Subject::Agent { .. } | Subject::Dead { .. }) | Err(_) => None,
     };
-    busy(command_id.unwrap_or(Uuid::nil()), stream_id.unwrap_or(Uuid::nil()))
+    Some(busy(command_id.unwrap_or(Uuid::nil()), stream_id.unwrap_or(Uuid::nil())))
 }
 
 fn busy(command_id: Uuid, stream_id: Uuid) -> Outcome {
@@ -209,4 +207,32 @@ fn busy(command_id: Uuid, stream_id: Uuid) -> Outcome {
         ..Problem::new(Code::Busy, "too many commands are in flight")
     };
     Outcome::undecided(Status::Busy, command_id, stream_id, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(subject: &str) -> Message {
+        Message {
+            subject: subject.into(),
+            reply: Some("_INBOX.a.b".into()),
+            payload: bytes::Bytes::new(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[test]
+    fn a_full_house_refuses_commands_and_leaves_claims_to_the_scheduler() {
+        let id = Uuid::from_u128(7);
+        let command = full(&message(&format!("taffrail.default.req.task.{id}.submit")));
+        let refused = command.expect("a refusal");
+        assert_eq!((refused.status, refused.stream_id), (Status::Busy, id));
+        assert!(full(&message("taffrail.default.req.queue.default.claim")).is_none());
+        let by_agent = format!("taffrail.default.agent.{id}.req.queue.default.claim");
+        assert!(full(&message(&by_agent)).is_none());
+    }
 }

@@ -115,6 +115,8 @@ pub fn of_consumer(metrics: &Metrics, consumer: &Consumer) {
     let c = counters.clone();
     metrics.ask_total(name, help, &[("kind", "request")], move || c.requests.load(Relaxed) as f64);
     let c = counters.clone();
+    metrics.ask_total(name, help, &[("kind", "busy")], move || c.busy.load(Relaxed) as f64);
+    let c = counters.clone();
     metrics
         .ask_total(name, help, &[("kind", "malformed")], move || c.malformed.load(Relaxed) as f64);
     let (name, help) =
