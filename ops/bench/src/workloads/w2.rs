@@ -25,8 +25,11 @@ use crate::target::Target;
 
 /// Whose results in the log are counted; the assignments are the scheduler's own.
 const COUNTED: &[&str] = &["submit", "start", "complete"];
-/// Submitters of W2a.
+/// Submitters of W2a, as the published figures of other queues have them.
 const SUBMITTERS: usize = 32;
+/// As many as its limit cell has clients: each waits for its commit, so that their number bounds
+/// the rate.
+const MANY_SUBMITTERS: usize = 256;
 /// Lives before those that count.
 const WARM_UP: u64 = 1_000;
 /// Most tasks of a cell, per second of its time: above what one machine gets through.
@@ -41,21 +44,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The cells.
 pub fn cells() -> Vec<Cell> {
-    let workers = |workers: usize, prefetch: usize| {
+    let fleet = |workers: usize, prefetch: usize, submitters: usize| {
         Params::default()
             .with("workers", workers)
             .with("prefetch", prefetch)
-            .with("submitters", SUBMITTERS)
+            .with("submitters", submitters)
             .with("connections", workers.min(CONNECTIONS))
     };
-    let a = |count: usize, prefetch: usize| {
-        let cell = Cell::new("tasks", "W2a", workers(count, prefetch), move |context| {
-            life(context, count, prefetch)
+    let workers = |workers, prefetch| fleet(workers, prefetch, SUBMITTERS);
+    let of = |count: usize, prefetch: usize, submitters: usize| {
+        let params = fleet(count, prefetch, submitters);
+        let cell = Cell::new("tasks", "W2a", params, move |context| {
+            life(context, count, prefetch, submitters)
         });
         cell.unit("tasks")
             .counted(COUNTED)
             .limit("4-step lives + queue table + relay bytea clients=256 writers=2")
     };
+    let a = |count: usize, prefetch: usize| of(count, prefetch, SUBMITTERS);
     let b = |share: f64| {
         let params = workers(512, 16).with("rate", format!("{:.0} % of W2a", share * 100.0));
         let cell =
@@ -71,6 +77,7 @@ pub fn cells() -> Vec<Cell> {
         a(64, 16).main(),
         a(512, 1).main(),
         a(512, 16),
+        of(512, 16, MANY_SUBMITTERS),
         b(0.25),
         b(0.5),
         b(0.75),
@@ -131,6 +138,7 @@ impl Working {
 
 /// Submitters in a closed loop until the time is up or there are enough; how many there were.
 async fn submitted(
+    submitters: usize,
     clients: &[Nats],
     queue: &str,
     tally: &Arc<Tally>,
@@ -140,7 +148,7 @@ async fn submitted(
     let next = Arc::new(AtomicU64::new(0));
     let until = Instant::now() + time;
     let mut submitting = tokio::task::JoinSet::new();
-    for (_, client) in (0..SUBMITTERS).zip(clients.iter().cycle()) {
+    for (_, client) in (0..submitters).zip(clients.iter().cycle()) {
         let wire = Wire { client: client.clone(), tenant: tenant() };
         let (queue, tally, next) = (queue.to_owned(), tally.clone(), next.clone());
         submitting.spawn(async move {
@@ -175,14 +183,19 @@ async fn warmed_up(
     let fleet = Arc::new(fleet);
     let working = Working::begin(&fleet, WARM_UP);
     let time = context.budget.warm.max(Duration::from_secs(1));
-    let tasks = submitted(clients, queue, &working.tally, WARM_UP, time).await?;
+    let tasks = submitted(SUBMITTERS, clients, queue, &working.tally, WARM_UP, time).await?;
     let tally = working.finish(tasks, PATIENCE).await?;
     settle::settled(&context.target, PATIENCE).await?;
     Ok((fleet, tally.acknowledged(tasks)))
 }
 
 /// W2a.
-async fn life(context: Context, workers: usize, prefetch: usize) -> anyhow::Result<Samples> {
+async fn life(
+    context: Context,
+    workers: usize,
+    prefetch: usize,
+    submitters: usize,
+) -> anyhow::Result<Samples> {
     let clients = connections(&context.target, CONNECTIONS).await?;
     let queue = "w2a";
     let (fleet, before) = warmed_up(&context, &clients, queue, (workers, prefetch)).await?;
@@ -191,7 +204,7 @@ async fn life(context: Context, workers: usize, prefetch: usize) -> anyhow::Resu
     let most = (time.as_secs_f64() * MOST_PER_SECOND) as u64;
     let working = Working::begin(&fleet, most);
     context.budget.probe.open().await;
-    let tasks = submitted(&clients, queue, &working.tally, most, time).await?;
+    let tasks = submitted(submitters, &clients, queue, &working.tally, most, time).await?;
     let submitting = working.tally.elapsed();
     let tally = working.finish(tasks, time + PATIENCE).await?;
     context.budget.probe.close().await;
@@ -224,7 +237,7 @@ async fn steady(
     let part = beside::part(&context.budget, 0.5);
     let most = (part.measure.as_secs_f64() * MOST_PER_SECOND) as u64;
     let working = Working::begin(&fleet, most);
-    let full = submitted(&clients, queue, &working.tally, most, part.measure).await?;
+    let full = submitted(SUBMITTERS, &clients, queue, &working.tally, most, part.measure).await?;
     let tally = working.finish(full, PATIENCE).await?;
     let capacity = full as f64 / tally.span().as_secs_f64();
     let before = before + tally.acknowledged(full);
