@@ -7,6 +7,7 @@ use super::command::*;
 use super::event::*;
 use super::links;
 use super::state::TaskState;
+use super::submission::*;
 use crate::decide::{Facts, Refusal, Timestamp};
 use crate::ids::{AgentId, TaskId};
 use crate::json::Json;

@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 
 use super::Dependency;
 use super::affinity::Affinity;
-use super::command::{Attachment, RetryPolicy};
 use super::decision::Decision;
 use super::state::TaskState;
+use super::submission::{Attachment, RetryPolicy};
 use super::upcast::UPCASTS;
 use crate::ids::{AgentId, TaskId};
 use crate::json::Json;
@@ -125,7 +125,7 @@ pub struct TaskSubmitted {
 }
 
 /// What changed; an absent field stayed, a `null` was cleared.
-pub type TaskUpdated = super::command::UpdateTask;
+pub type TaskUpdated = super::submission::UpdateTask;
 
 /// An agent got the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -18,6 +18,7 @@ mod event;
 mod links;
 mod number;
 mod state;
+mod submission;
 mod upcast;
 
 pub use affinity::*;
@@ -30,3 +31,4 @@ pub use event::*;
 pub use links::*;
 pub use number::{NotATask, TaskNumber, TaskRef};
 pub use state::TaskState;
+pub use submission::*;
