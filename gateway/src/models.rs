@@ -2,8 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use commands::CommandEnvelope;
-use domain::operation::{AcceptOperation, OperationCommand, Resource};
+use domain::operation::Resource;
 use projections::Model;
 use projections::metrics::{MetricsFilter, MetricsView};
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use crate::body::JsonBytes;
 use crate::change::Call;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{Accepted, Refused};
-use crate::operation::{Work, accept};
+use crate::operation::accept_work;
 use crate::query::{Fresh, Params};
 use crate::{params, view};
 
@@ -69,19 +68,5 @@ pub async fn rebuild(
         return Err(ApiError::not_found(&format!("read model (known: {known})")));
     };
     let resource = Resource { kind: "projection".into(), id: model.as_str().into() };
-    let asked = OperationCommand::Accept(AcceptOperation {
-        kind: "projection.rebuild".into(),
-        resource: resource.clone(),
-        command: None,
-        input: domain::Json::null(),
-    });
-    let (command_id, _) = call.command_id(&app);
-    let work = Work {
-        kind: "projection.rebuild".into(),
-        resource,
-        command: None,
-        input: domain::Json::null(),
-        fingerprint: CommandEnvelope::fingerprint_of(&asked.into(), None),
-    };
-    accept(&app, &call, command_id, work).await
+    accept_work(&app, &call, "projection.rebuild", resource, domain::Json::null()).await
 }

@@ -1,8 +1,8 @@
 //! What is done with the whole log.
 
 use axum::extract::State;
-use commands::CommandEnvelope;
-use domain::operation::{AcceptOperation, OperationCommand, Resource};
+use domain::Json;
+use domain::operation::Resource;
 use serde::Deserialize;
 
 use crate::app::App;
@@ -10,7 +10,7 @@ use crate::body::JsonBytes;
 use crate::change::Call;
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
-use crate::operation::{Work, accept};
+use crate::operation::accept_work;
 
 /// What a check may be told; nothing yet.
 #[derive(Debug, Deserialize)]
@@ -26,17 +26,6 @@ struct Check {}
 ))]
 pub async fn verify_decisions(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
     let Check {} = body.parse()?;
-    let kind = "decisions.verify";
     let resource = Resource { kind: "log".into(), id: "decisions".into() };
-    let input = domain::Json::null();
-    let asked = OperationCommand::Accept(AcceptOperation {
-        kind: kind.into(),
-        resource: resource.clone(),
-        command: None,
-        input: input.clone(),
-    });
-    let (command_id, _) = call.command_id(&app);
-    let fingerprint = CommandEnvelope::fingerprint_of(&asked.into(), None);
-    let work = Work { kind: kind.into(), resource, command: None, input, fingerprint };
-    accept(&app, &call, command_id, work).await
+    accept_work(&app, &call, "decisions.verify", resource, Json::null()).await
 }

@@ -20,17 +20,17 @@ use crate::events::{Live, StreamFilter, cursor::Cursor};
 use crate::prefer;
 
 /// What an operation is to do.
-pub(crate) struct Work {
+struct Work {
     /// Such as `agent.drain`.
-    pub(crate) kind: String,
+    kind: String,
     /// What it works on.
-    pub(crate) resource: Resource,
+    resource: Resource,
     /// The one command that is the whole work, if it is that.
-    pub(crate) command: Option<CommandSpec>,
+    command: Option<CommandSpec>,
     /// Further input.
-    pub(crate) input: Json,
+    input: Json,
     /// What a repeat must ask for, too.
-    pub(crate) fingerprint: commands::Fingerprint,
+    fingerprint: commands::Fingerprint,
 }
 
 /// The answer to what goes on behind it.
@@ -44,6 +44,26 @@ pub struct AcceptedBody {
     pub version: u64,
     /// The log position of its first event.
     pub position: u64,
+}
+
+/// Takes on work that is more than one command.
+pub(crate) async fn accept_work(
+    app: &App,
+    call: &Call,
+    kind: &str,
+    resource: Resource,
+    input: Json,
+) -> ApiResult {
+    let asked = OperationCommand::Accept(AcceptOperation {
+        kind: kind.into(),
+        resource: resource.clone(),
+        command: None,
+        input: input.clone(),
+    });
+    let (command_id, _) = call.command_id(app);
+    let fingerprint = CommandEnvelope::fingerprint_of(&asked.into(), None);
+    let work = Work { kind: kind.into(), resource, command: None, input, fingerprint };
+    accept(app, call, command_id, work).await
 }
 
 /// Takes on a command as an operation of its own.
@@ -96,7 +116,7 @@ pub(crate) async fn accept_command(
 
 /// Commits an operation's first event and answers 202, or in line where the caller is
 /// ready to wait and it is done in time.
-pub(crate) async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
+async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
     let kind = work.command.as_ref().map(|spec| spec.kind);
     let created = work.command.as_ref().is_some_and(|spec| {
         Command::parse(spec.kind, &spec.command, spec.body.as_str().as_bytes())

@@ -4,7 +4,7 @@ mod accept;
 mod routes;
 
 pub use accept::AcceptedBody;
-pub(crate) use accept::{Work, accept, accept_command};
+pub(crate) use accept::{accept_command, accept_work};
 pub use routes::{
     __path_cancel_operation, __path_get_operation, __path_list_operations, __path_operation_events,
     cancel_operation, get_operation, list_operations, operation_events,

@@ -3,8 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use axum::{Json as Answer, http::StatusCode};
-use commands::CommandEnvelope;
-use domain::operation::{AcceptOperation, OperationCommand, Resource};
+use domain::operation::Resource;
 use domain::queue::{ChangeQueue, ConfigureQueue, QueueCommand, QueuePolicy, QueueState, queue_id};
 use domain::task::Reason;
 use domain::{Code, Json, Problem};
@@ -17,7 +16,7 @@ use crate::body::JsonBytes;
 use crate::change::{Call, CallWith, Changed, Target, change};
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
-use crate::operation::{Work, accept};
+use crate::operation::accept_work;
 use crate::view;
 
 /// Sets a queue's policy as a whole; what is left out is the default.
@@ -125,22 +124,7 @@ pub async fn purge_queue(
         return preview(&app, &call, &queue).await;
     }
     let resource = Resource { kind: "queue".into(), id: queue };
-    let input = Json::of(&reason);
-    let asked = OperationCommand::Accept(AcceptOperation {
-        kind: commands::PURGE.into(),
-        resource: resource.clone(),
-        command: None,
-        input: input.clone(),
-    });
-    let (command_id, _) = call.command_id(&app);
-    let work = Work {
-        kind: commands::PURGE.into(),
-        resource,
-        command: None,
-        input,
-        fingerprint: CommandEnvelope::fingerprint_of(&asked.into(), None),
-    };
-    accept(&app, &call, command_id, work).await
+    accept_work(&app, &call, commands::PURGE, resource, Json::of(&reason)).await
 }
 
 async fn preview(app: &App, call: &Call, queue: &str) -> ApiResult {

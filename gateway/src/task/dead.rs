@@ -4,8 +4,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use commands::CommandEnvelope;
-use domain::operation::{AcceptOperation, OperationCommand, Resource};
+use domain::operation::Resource;
 use domain::task::{Reason, RequeueTask, TaskRef};
 use domain::{Command, FieldError, Json, Problem, StreamType};
 use projections::tasks::{DeadAction, DeadLetterWork, TaskText, TaskView};
@@ -18,7 +17,7 @@ use crate::body::JsonBytes;
 use crate::change::{Call, CallWith, Changed, Target, change, parse};
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
-use crate::operation::{Work, accept};
+use crate::operation::accept_work;
 use crate::view;
 
 const TASK: StreamType = StreamType::Task;
@@ -141,17 +140,7 @@ async fn by_filter(
     }
     let id = work.filter.queue.clone().unwrap_or_else(|| "*".into());
     let resource = Resource { kind: "dead_letters".into(), id };
-    let (kind, input) = (action.operation().to_owned(), Json::of(&work));
-    let asked = OperationCommand::Accept(AcceptOperation {
-        kind: kind.clone(),
-        resource: resource.clone(),
-        command: None,
-        input: input.clone(),
-    });
-    let (command_id, _) = call.command_id(app);
-    let fingerprint = CommandEnvelope::fingerprint_of(&asked.into(), None);
-    let work = Work { kind, resource, command: None, input, fingerprint };
-    accept(app, call, command_id, work).await
+    accept_work(app, call, action.operation(), resource, Json::of(&work)).await
 }
 
 async fn preview(app: &App, call: &Call, work: &DeadLetterWork) -> ApiResult {
