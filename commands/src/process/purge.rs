@@ -6,12 +6,10 @@
 
 use std::sync::Arc;
 
-use domain::operation::{OperationAccepted, OperationProgress};
+use domain::operation::OperationProgress;
 use domain::task::{Reason, TaskCommand};
 use domain::{Code, Json, Problem, Status, TaskId};
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc::Sender;
-use uuid::Uuid;
 
 use super::perform::Session;
 use super::{SchedulerHandle, command_id};
@@ -36,36 +34,28 @@ impl Work for PurgeWork {
     }
 
     fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
-        let Errand { id: operation, accepted, progress, .. } = errand;
         let handle = self.0.clone();
         Box::pin(async move {
             let session = handle.session().await.ok_or_else(|| {
                 Problem::new(Code::Unavailable, "no scheduler runs in this process at present")
             })?;
-            purge(&session, operation, &accepted, &progress).await
+            purge(&session, &errand).await
         })
     }
 }
 
-async fn purge(
-    session: &Session,
-    operation: Uuid,
-    accepted: &OperationAccepted,
-    progress: &Sender<OperationProgress>,
-) -> Result<Json, Problem> {
+async fn purge(session: &Session, errand: &Errand) -> Result<Json, Problem> {
+    let Errand { id: operation, tenant, position, accepted, progress, .. } = errand;
+    let position = *position;
     let queue = accepted.resource.id.as_str();
     let given: Option<Reason> = accepted.input.read().unwrap_or_default();
     let said = given.and_then(|given| given.reason);
     let reason = said.unwrap_or_else(|| format!("queue {queue} was purged"));
-    let purged = session.scheduler.lock().purge(operation);
-    let Some((tenant, position)) = purged else {
-        return Err(Problem::new(Code::NotFound, "there is no such operation"));
-    };
     // What was accepted before the operation is seen before it begins.
     session.folded_to(position).await;
     let mut cancelled = 0u64;
     for _ in 0..ROUNDS {
-        let waiting = session.scheduler.lock().waiting_in(&tenant, queue, position);
+        let waiting = session.scheduler.lock().waiting_in(tenant, queue, position);
         if waiting.is_empty() {
             break;
         }
@@ -78,7 +68,7 @@ async fn purge(
                 let command = TaskCommand::Cancel(Reason { reason: Some(reason) }.into());
                 let command = CommandEnvelope {
                     expected_version: Some(version),
-                    correlation_id: Some(operation),
+                    correlation_id: Some(*operation),
                     causation_position: Some(position),
                     ..CommandEnvelope::new(tenant, task.0, command, id, ACTOR)
                 };
@@ -98,6 +88,6 @@ async fn purge(
         }
         session.folded_to(seen).await;
     }
-    let left = session.scheduler.lock().waiting_in(&tenant, queue, position).len();
+    let left = session.scheduler.lock().waiting_in(tenant, queue, position).len();
     Ok(Json::of(&serde_json::json!({ "queue": queue, "cancelled": cancelled, "left": left })))
 }

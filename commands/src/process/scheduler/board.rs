@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use chrono::SubsecRound as _;
 use domain::agent::AgentEvent;
-use domain::operation::OperationEvent;
 use domain::queue::{QueueEvent, queue_id};
 use domain::task::{TaskEvent, TaskState, TaskUpdated};
 use domain::{AgentId, Event, Recorded, TaskId, TenantId, Timestamp};
-use uuid::Uuid;
 
 use super::entry::{Entry, Place, Reserved};
 use super::facts;
@@ -17,7 +15,6 @@ use super::matching::{Shape, reshaped};
 use super::needs::{Dependents, Standing};
 use super::stuck::{Watches, may_stand_still};
 use super::waiting::{Turns, Waiting};
-use crate::process::purge::PURGE;
 use crate::process::roster::Roster;
 
 /// How many tasks of a queue wait, and for what.
@@ -65,8 +62,6 @@ pub(super) struct Board {
     untaken: bool,
     /// Every shape with how many tasks have it: they share one copy.
     shapes: HashMap<Arc<Shape>, usize>,
-    /// Purges that have not ended.
-    purges: HashMap<Uuid, (TenantId, u64)>,
 }
 
 fn forget(shapes: &mut HashMap<Arc<Shape>, usize>, shape: &Arc<Shape>) {
@@ -93,8 +88,7 @@ impl Board {
                 self.touched.insert(agent);
             }
             Ok(Event::Queue(decided)) => self.apply_queue(event, decided),
-            Ok(Event::Operation(happened)) => self.apply_operation(event, happened),
-            Ok(Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
+            Ok(Event::Operation(_) | Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
         }
     }
 
@@ -108,21 +102,6 @@ impl Board {
             if let Some(entry) = self.tasks.get(&task) {
                 self.waiting.insert(task, entry);
             }
-        }
-    }
-
-    fn apply_operation(&mut self, event: &Recorded, happened: &OperationEvent) {
-        match happened {
-            OperationEvent::Accepted(new) if new.kind == PURGE => {
-                let purge = (event.tenant.clone(), event.position);
-                self.purges.insert(event.stream_id, purge);
-            }
-            OperationEvent::Succeeded(_)
-            | OperationEvent::Failed(_)
-            | OperationEvent::Cancelled(_) => drop(self.purges.remove(&event.stream_id)),
-            OperationEvent::Accepted(_)
-            | OperationEvent::Started(_)
-            | OperationEvent::Progressed(_) => {}
         }
     }
 
@@ -373,11 +352,6 @@ impl Board {
         self.untaken = true;
         self.update(task, change);
         self.untaken = false;
-    }
-
-    /// What a purge is to cancel: the tenant, and the position of its first event.
-    pub fn purge(&self, operation: Uuid) -> Option<(TenantId, u64)> {
-        self.purges.get(&operation).cloned()
     }
 
     /// What waits in a queue and was submitted before a position, with its version.

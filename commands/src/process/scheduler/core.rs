@@ -515,11 +515,6 @@ impl Scheduler {
         });
     }
 
-    /// What a purge is to cancel: the tenant, and the position of its first event.
-    pub fn purge(&self, operation: uuid::Uuid) -> Option<(TenantId, u64)> {
-        self.board.purge(operation)
-    }
-
     /// What waits in a queue and was submitted before a position, with its version.
     pub fn waiting_in(&self, tenant: &TenantId, queue: &str, before: u64) -> Vec<(TaskId, u64)> {
         self.board.waiting_in(tenant, queue, before)
