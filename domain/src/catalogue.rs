@@ -10,8 +10,10 @@ use crate::crew::{Crew, CrewCommand, CrewEvent};
 use crate::decide::{Facts, Refusal};
 use crate::ids::{StreamType, TenantId};
 use crate::json::nearest;
+use crate::node::{Node, NodeCommand, NodeEvent};
 use crate::operation::{Operation, OperationCommand, OperationEvent};
 use crate::problem::{Code, FieldError, Problem};
+use crate::profile::{ProfileCommand, ProfileEvent, ProfileState, profile_id};
 use crate::queue::{Queue, QueueCommand, QueueEvent, queue_id};
 use crate::recorded::DecodeError;
 use crate::schedule::{Schedule, ScheduleCommand, ScheduleEvent};
@@ -196,6 +198,8 @@ contexts! {
     Crew(Crew, CrewCommand, CrewEvent),
     Schedule(Schedule, ScheduleCommand, ScheduleEvent),
     Queue(Queue, QueueCommand, QueueEvent),
+    Node(Node, NodeCommand, NodeEvent),
+    Profile(ProfileState, ProfileCommand, ProfileEvent),
 }
 
 /// An event's literal name, version and schema.
@@ -245,17 +249,28 @@ impl Command {
                 | Self::Operation(OperationCommand::Accept(_))
                 | Self::Crew(CrewCommand::Assemble(_))
                 | Self::Schedule(ScheduleCommand::Create(_))
+                | Self::Node(NodeCommand::Register(_))
         )
     }
 
-    /// Why this command is not one for a stream: the id of a queue's stream follows from
-    /// its name.
+    /// Why this command is not one for a stream: the ids of a queue's and of a profile's
+    /// stream follow from their names.
     pub fn misplaced(&self, tenant: &TenantId, stream_id: Uuid) -> Option<Problem> {
-        let Self::Queue(command) = self else { return None };
-        let right = queue_id(tenant, command.queue());
+        let (pointer, name, right) = match self {
+            Self::Queue(command) => ("/queue", command.queue(), queue_id(tenant, command.queue())),
+            Self::Profile(command) => {
+                ("/name", command.profile(), profile_id(tenant, command.profile()))
+            }
+            Self::Task(_)
+            | Self::Agent(_)
+            | Self::Operation(_)
+            | Self::Crew(_)
+            | Self::Schedule(_)
+            | Self::Node(_) => return None,
+        };
         (right != stream_id).then(|| {
-            let message = format!("the stream of queue `{}` is {right}", command.queue());
-            Problem::invalid(vec![FieldError::new("/queue", "another_stream", message)])
+            let message = format!("the stream of {} `{name}` is {right}", self.stream_type());
+            Problem::invalid(vec![FieldError::new(pointer, "another_stream", message)])
         })
     }
 
@@ -268,12 +283,15 @@ impl Command {
     pub fn claim(&self) -> Option<Claim> {
         match self {
             Self::Agent(AgentCommand::Register(new)) => Some(Claim::agent_name(&new.name)),
+            Self::Node(NodeCommand::Register(new)) => Some(Claim::node_name(&new.name)),
             Self::Agent(_)
             | Self::Task(_)
             | Self::Operation(_)
             | Self::Crew(_)
             | Self::Schedule(_)
-            | Self::Queue(_) => None,
+            | Self::Queue(_)
+            | Self::Node(_)
+            | Self::Profile(_) => None,
         }
     }
 }
@@ -290,6 +308,10 @@ pub struct Claim {
 impl Claim {
     fn agent_name(name: &str) -> Self {
         Self { kind: "agent_name", value: name.into() }
+    }
+
+    fn node_name(name: &str) -> Self {
+        Self { kind: "node_name", value: name.into() }
     }
 }
 
@@ -312,12 +334,20 @@ impl Event {
             Self::Agent(AgentEvent::Retired(gone)) => {
                 Some(ClaimChange::Free(Claim::agent_name(&gone.name)))
             }
+            Self::Node(NodeEvent::Registered(new)) => {
+                Some(ClaimChange::Take(Claim::node_name(&new.name)))
+            }
+            Self::Node(NodeEvent::Retired(gone)) => {
+                Some(ClaimChange::Free(Claim::node_name(&gone.name)))
+            }
             Self::Agent(_)
             | Self::Task(_)
             | Self::Operation(_)
             | Self::Crew(_)
             | Self::Schedule(_)
-            | Self::Queue(_) => None,
+            | Self::Queue(_)
+            | Self::Node(_)
+            | Self::Profile(_) => None,
         }
     }
 }

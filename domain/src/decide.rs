@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
+use crate::ids::OperationId;
 use crate::problem::{Code, FieldError, Problem};
 use crate::task::TaskTypes;
 
@@ -19,6 +21,8 @@ pub struct Facts {
     pub actor: String,
     /// What is set for whole types of tasks.
     pub task_types: Arc<TaskTypes>,
+    /// The command's id: what a decision makes up derives its ids from it.
+    pub command_id: Uuid,
     /// How many tasks stand above a new one: its parent, the parent's parent, and so on.
     pub depth: u32,
 }
@@ -26,8 +30,19 @@ pub struct Facts {
 impl Facts {
     /// A decision now, on this one's behalf, with nothing set for any type of task.
     pub fn new(now: Timestamp, actor: impl Into<String>) -> Self {
-        Self { now, actor: actor.into(), task_types: Arc::default(), depth: 0 }
+        Self {
+            now,
+            actor: actor.into(),
+            task_types: Arc::default(),
+            command_id: Uuid::nil(),
+            depth: 0,
+        }
     }
+}
+
+/// The operation that follows what a command asked for to its end.
+pub fn operation_id(command_id: Uuid) -> OperationId {
+    OperationId(Uuid::new_v5(&command_id, b"operation"))
 }
 
 /// A command with its facts: what the cqrs-es adapter hands to `decide`.

@@ -49,6 +49,8 @@ ids! {
     CrewId;
     /// Names one schedule.
     ScheduleId;
+    /// Names one node.
+    NodeId;
 }
 
 /// The customer that owns a stream: a slug, part of every key and every subject.
@@ -110,12 +112,24 @@ pub enum StreamType {
     Schedule,
     /// What was decided about a queue.
     Queue,
+    /// A host that starts agents.
+    Node,
+    /// How agents of a kind are started.
+    Profile,
 }
 
 impl StreamType {
     /// Every kind, in the order of the documents.
-    pub const ALL: [Self; 6] =
-        [Self::Task, Self::Agent, Self::Operation, Self::Crew, Self::Schedule, Self::Queue];
+    pub const ALL: [Self; 8] = [
+        Self::Task,
+        Self::Agent,
+        Self::Operation,
+        Self::Crew,
+        Self::Schedule,
+        Self::Queue,
+        Self::Node,
+        Self::Profile,
+    ];
 
     /// The token in subjects and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -126,6 +140,8 @@ impl StreamType {
             Self::Crew => "crew",
             Self::Schedule => "schedule",
             Self::Queue => "queue",
+            Self::Node => "node",
+            Self::Profile => "profile",
         }
     }
 }

@@ -16,9 +16,11 @@ mod decide;
 pub mod expression;
 pub mod ids;
 pub mod json;
+pub mod node;
 pub mod operation;
 pub mod outcome;
 pub mod problem;
+pub mod profile;
 pub mod queue;
 pub mod recorded;
 pub mod schedule;
@@ -29,8 +31,8 @@ pub mod values;
 pub use catalogue::{
     Aggregate, Claim, ClaimChange, Command, Event, EventType, definitions, event_id, event_types,
 };
-pub use decide::{Facts, Refusal, Stamped, Timestamp};
-pub use ids::{AgentId, CrewId, OperationId, ScheduleId, StreamType, TaskId, TenantId};
+pub use decide::{Facts, Refusal, Stamped, Timestamp, operation_id};
+pub use ids::{AgentId, CrewId, NodeId, OperationId, ScheduleId, StreamType, TaskId, TenantId};
 pub use json::Json;
 pub use outcome::{Outcome, OutcomeEvent, Status};
 pub use problem::{Code, FieldError, Problem};

@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::aggregate::AgentState;
+use super::observation::*;
+use super::state::AgentState;
 use crate::capability::check_offered;
 use crate::json::Json;
 use crate::macros::Body;
 use crate::problem::FieldError;
+use crate::profile::{Watch, used};
 pub use crate::task::Reason;
 use crate::task::{MAX_COST, given};
 use crate::values::{Check, Labels};
@@ -26,7 +28,7 @@ commands! {
         /// It, or who watches it, says how it is.
         Report(ReportAgent) = "report",
         /// No new work; what it has it finishes.
-        Drain(Reason) = "drain",
+        Drain(DrainAgent) = "drain",
         /// Sleep until woken.
         Hibernate(Reason) = "hibernate",
         /// Wake up.
@@ -37,6 +39,22 @@ commands! {
         Retire(Reason) = "retire",
         /// Stopped without waiting for its work.
         ForceStop(Reason) = "force_stop",
+        /// A manager found its profile in order, and no node for it yet.
+        Validate(ValidateAgent) = "validate",
+        /// A manager places it on a node.
+        Place(PlaceAgent) = "place",
+        /// Its node tells what it sees.
+        Observe(ObserveAgent) = "observe",
+        /// A manager concludes how it is.
+        Assess(AssessAgent) = "assess",
+        /// A manager decides when it is started again.
+        ScheduleRestart(ScheduleRestart) = "schedule_restart",
+        /// A manager gives up on it.
+        Quarantine(QuarantineAgent) = "quarantine",
+        /// A manager takes its tasks away: its drain took too long.
+        HandBack(HandBack) = "hand_back",
+        /// A manager notes that desired and observed state differ, or no longer do.
+        Drift(Drift) = "drift",
     }
 }
 
@@ -89,6 +107,9 @@ pub struct RegisterAgent {
     /// What it costs in comparison: where several fit, the cheaper one is better.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cost: u32,
+    /// When its silence is taken for a fault; what is absent stands in its profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
 }
 
 impl RegisterAgent {
@@ -106,6 +127,7 @@ impl RegisterAgent {
             endpoint: None,
             ttl_ms: None,
             cost: 0,
+            watch: None,
         }
     }
 }
@@ -125,7 +147,37 @@ impl Body for RegisterAgent {
         if let Some(ttl_ms) = self.ttl_ms {
             check = check.range("ttl_ms", ttl_ms, 1_000, 86_400_000);
         }
-        check_offered(check, "capabilities", &self.capabilities, 256).done()
+        if let Some(watch) = &self.watch {
+            check = watch.faults(check, "watch/");
+        }
+        let mut faults = check_offered(check, "capabilities", &self.capabilities, 256)
+            .done()
+            .err()
+            .unwrap_or_default();
+        faults.extend(used(&self.profile).err().unwrap_or_default());
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+/// No new work for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainAgent {
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long its tasks are waited for before they are handed back, in milliseconds; as
+    /// its profile says when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl Body for DrainAgent {
+    fn check(&self) -> Result<(), Vec<FieldError>> {
+        Check::default()
+            .maybe("reason", self.reason.as_ref(), 2_000)
+            .range("timeout_ms", self.timeout_ms.unwrap_or_default(), 0, 86_400_000)
+            .done()
     }
 }
 
@@ -151,6 +203,12 @@ pub struct UpdateAgent {
     /// See [`RegisterAgent::cost`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub cost: Option<u32>,
+    /// See [`RegisterAgent::watch`]; holds at once.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// See [`RegisterAgent::profile`]; holds from its next start.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Json>,
 }
 
 impl Body for UpdateAgent {
@@ -166,8 +224,18 @@ impl Body for UpdateAgent {
         if let Some(labels) = &self.labels {
             check = check.labels("labels", labels);
         }
+        if let Some(watch) = &self.watch {
+            check = watch.faults(check, "watch/");
+        }
         let capabilities = self.capabilities.as_deref().unwrap_or_default();
-        check_offered(check, "capabilities", capabilities, 256).done()
+        let mut faults = check_offered(check, "capabilities", capabilities, 256)
+            .done()
+            .err()
+            .unwrap_or_default();
+        if let Some(profile) = &self.profile {
+            faults.extend(used(profile).err().unwrap_or_default());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 }
 

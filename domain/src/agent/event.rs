@@ -3,10 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::aggregate::AgentState;
 use super::command::is_zero;
+use super::observation::*;
+use super::state::AgentState;
 use super::upcast::UPCASTS;
+use crate::ids::OperationId;
 use crate::json::Json;
+use crate::profile::Watch;
 use crate::task::TaskNoted;
 use crate::values::Labels;
 
@@ -21,23 +24,41 @@ events! {
         /// Its description changed.
         Updated(super::command::UpdateAgent) = "updated" v 1,
         /// A node is asked to start it.
-        DeployRequested(TaskNoted) = "deploy_requested" v 1,
+        DeployRequested(AgentAsked) = "deploy_requested" v 1,
         /// It takes work from now on.
         Ready(TaskNoted) = "ready" v 1,
         /// It, or who watches it, said how it is.
         Reported(AgentReported) = "reported" v 1,
         /// No new work for it.
-        Draining(TaskNoted) = "draining" v 1,
+        Draining(AgentAsked) = "draining" v 1,
         /// It sleeps.
-        Hibernated(TaskNoted) = "hibernated" v 1,
+        Hibernated(AgentAsked) = "hibernated" v 1,
         /// It was told to wake up.
-        Woken(TaskNoted) = "woken" v 1,
+        Woken(AgentAsked) = "woken" v 1,
         /// It was told to start again.
-        Restarted(TaskNoted) = "restarted" v 1,
+        Restarted(AgentAsked) = "restarted" v 1,
         /// Gone for good.
         Retired(AgentRetired) = "retired" v 1,
         /// Stopped without waiting for its work.
-        ForceStopped(TaskNoted) = "force_stopped" v 1,
+        ForceStopped(AgentAsked) = "force_stopped" v 1,
+        /// Believed: its profile is in order; a node is looked for.
+        Validated(ValidateAgent) = "validated" v 1,
+        /// Desired: a node is to start it.
+        Placed(AgentPlaced) = "placed" v 1,
+        /// Observed: what its node saw.
+        Observed(ObserveAgent) = "observed" v 1,
+        /// Believed: what a manager concluded.
+        Assessed(AssessAgent) = "assessed" v 1,
+        /// It will be started again.
+        RestartScheduled(RestartScheduled) = "restart_scheduled" v 1,
+        /// It ended again and again, and is not started any more.
+        Quarantined(QuarantineAgent) = "quarantined" v 1,
+        /// Its drain took too long: its tasks are taken away.
+        HandedBack(HandBack) = "handed_back" v 1,
+        /// Desired and observed state differ, or no longer do.
+        Drifted(Drift) = "drifted" v 1,
+        /// Something that came too late to change anything.
+        Ignored(AgentIgnored) = "ignored" v 1,
     }
 }
 
@@ -63,6 +84,11 @@ pub struct AgentRegistered {
     pub ttl_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cost: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// Its node runs it and knows how it is: its state stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub led: bool,
 }
 
 /// How it is.
@@ -83,4 +109,7 @@ pub struct AgentRetired {
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The operation that follows it to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<OperationId>,
 }

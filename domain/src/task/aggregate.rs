@@ -622,6 +622,7 @@ fn submitted(new: &SubmitTask, facts: &Facts) -> TaskSubmitted {
         depth: facts.depth,
         attachments: new.attachments,
         estimate_ms: new.estimate_ms,
+        stall_ms: new.stall_ms,
         acceptance_criteria: new.acceptance_criteria,
         deliverables: new.deliverables,
         affinity: new.affinity,

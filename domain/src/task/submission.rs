@@ -122,6 +122,10 @@ pub struct SubmitTask {
     /// How long it is thought to take, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate_ms: Option<u64>,
+    /// How long it may stand still while somebody works on it, in milliseconds, before the
+    /// agent counts as degraded; as set for the agent when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_ms: Option<u64>,
     /// What must hold for it to be accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptance_criteria: Vec<String>,
@@ -226,6 +230,7 @@ impl SubmitTask {
             retry: None,
             attachments: Vec::new(),
             estimate_ms: None,
+            stall_ms: None,
             acceptance_criteria: Vec::new(),
             deliverables: Vec::new(),
             affinity: Box::default(),
@@ -247,7 +252,8 @@ impl Body for SubmitTask {
             .time("due_at", self.due_at)
             .time("run_at", self.run_at)
             .maybe("concurrency_key", self.concurrency_key.as_ref(), 128)
-            .range("estimate_ms", self.estimate_ms.unwrap_or(0), 0, MAX_ESTIMATE_MS);
+            .range("estimate_ms", self.estimate_ms.unwrap_or(0), 0, MAX_ESTIMATE_MS)
+            .range("stall_ms", self.stall_ms.unwrap_or(500), 500, MAX_ESTIMATE_MS);
         let check = check_described(
             check,
             &self.attachments,
@@ -306,6 +312,9 @@ pub struct UpdateTask {
     /// See [`SubmitTask::estimate_ms`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub estimate_ms: Option<Option<u64>>,
+    /// See [`SubmitTask::stall_ms`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub stall_ms: Option<Option<u64>>,
     /// See [`SubmitTask::acceptance_criteria`].
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub acceptance_criteria: Option<Vec<String>>,
@@ -325,6 +334,7 @@ impl Body for UpdateTask {
             .time("due_at", self.due_at.flatten())
             .time("run_at", self.run_at.flatten())
             .range("estimate_ms", self.estimate_ms.flatten().unwrap_or(0), 0, MAX_ESTIMATE_MS)
+            .range("stall_ms", self.stall_ms.flatten().unwrap_or(500), 500, MAX_ESTIMATE_MS)
             .rule(
                 self.depends_on.as_ref().is_none_or(|on| on.len() <= 256),
                 "depends_on",

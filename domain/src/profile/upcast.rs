@@ -1,0 +1,6 @@
+//! Steps from old versions of profile events to the next; none has been raised yet.
+
+use crate::upcast::Upcast;
+
+/// Ascending by event and version.
+pub const UPCASTS: &[Upcast] = &[];
