@@ -12,6 +12,12 @@ use crate::ids::OperationId;
 use crate::problem::Code;
 use crate::task::TaskNoted;
 
+/// What waits while an operation is under way.
+const ONE_AT_A_TIME: [&str; 5] = ["deploy", "drain", "hibernate", "wake", "restart"];
+
+/// How the names of process managers begin.
+const MANAGER: &str = "manager:";
+
 /// What is wanted of an agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,9 +98,9 @@ impl Agent {
             };
             return Ok(vec![E::Registered(registered(new))]);
         };
-        self.check_operation(command)?;
+        self.check_operation(command, facts)?;
         if !state.allowed().contains(&command.name()) {
-            return Err(Refusal::illegal(command.name(), state.as_str(), state.allowed()));
+            return Err(Refusal::illegal(command.name(), state.as_str(), &self.allowed()));
         }
         let noted = |why: &Reason| TaskNoted { reason: why.reason.clone() };
         let operation = self.managed.is_some().then(|| operation_id(facts.command_id));
@@ -127,7 +133,7 @@ impl Agent {
             C::Hibernate(why) => E::Hibernated(asked(why)),
             C::Wake(why) => E::Woken(asked(why)),
             // A manager's restart is a step of what it does, not an operation of its own.
-            C::Restart(why) if facts.actor.starts_with("manager:") => {
+            C::Restart(why) if facts.actor.starts_with(MANAGER) => {
                 E::Restarted(AgentAsked { operation_id: self.operation, ..asked(why) })
             }
             C::Restart(why) => E::Restarted(asked(why)),
@@ -155,17 +161,23 @@ impl Agent {
         }])
     }
 
+    /// The commands that are possible now: those of its state, but without a profile it
+    /// cannot be deployed, and while an operation is under way some have to wait.
+    pub fn allowed(&self) -> Vec<&'static str> {
+        let listed = self.state.map(AgentState::allowed).unwrap_or_default();
+        let waits = |name: &str| self.operation.is_some() && ONE_AT_A_TIME.contains(&name);
+        let possible = |name: &&str| !(waits(name) || *name == "deploy" && self.managed.is_none());
+        listed.iter().copied().filter(possible).collect()
+    }
+
     /// One operation at a time; what ends an agent for good does not wait for others.
-    fn check_operation(&self, command: &AgentCommand) -> Result<(), Refusal> {
-        use AgentCommand as C;
-        let waits = matches!(
-            command,
-            C::Deploy(_) | C::Drain(_) | C::Hibernate(_) | C::Wake(_) | C::Restart(_)
-        );
+    fn check_operation(&self, command: &AgentCommand, facts: &Facts) -> Result<(), Refusal> {
+        let step = facts.actor.starts_with(MANAGER) && matches!(command, AgentCommand::Restart(_));
         match self.operation {
-            Some(running) if waits => Err(Refusal {
+            Some(running) if ONE_AT_A_TIME.contains(&command.name()) && !step => Err(Refusal {
                 conflicting_id: Some(running.0),
                 state: self.state.map(|state| state.as_str().to_owned()),
+                allowed: self.allowed(),
                 ..Refusal::new(
                     Code::InProgress,
                     format!("operation {running} is under way for this agent"),

@@ -33,8 +33,14 @@ const LIVES: &[(StreamType, &str)] = &[
     ),
     (
         StreamType::Agent,
-        "register update deploy mark_ready report drain mark_ready hibernate wake restart \
-         register force_stop retire",
+        "register update mark_ready report drain mark_ready hibernate wake force_stop restart \
+         register retire report",
+    ),
+    (
+        StreamType::Agent,
+        "managed deploy validate place observe/started observe/warming observe/ready assess drift \
+         register drain hand_back observe/terminating observe/exited deploy place \
+         observe/start_failed schedule_restart quarantine observe/lost",
     ),
     (StreamType::Operation, "accept start progress succeed"),
     (StreamType::Operation, "accept fail"),
@@ -42,6 +48,8 @@ const LIVES: &[(StreamType, &str)] = &[
     (StreamType::Crew, "assemble assign_role disband"),
     (StreamType::Schedule, "create update pause resume trigger ~skip ~fire report_failure delete"),
     (StreamType::Queue, "configure pause resume drain pause"),
+    (StreamType::Node, "register drain resume assess register retire"),
+    (StreamType::Profile, "put delete"),
 ];
 
 /// Every event of every life in every style, in order.
@@ -91,8 +99,16 @@ fn live(kind: StreamType, life: &str, style: Style) -> Vec<Event> {
             TimeDelta::microseconds(1_234_567)
         };
         let (name, body) = match name {
+            "managed" => {
+                let new = required(kind, "register", 0, style);
+                ("register", format!(r#"{{{new},"profile":"small","slots":2}}"#))
+            }
             "due" => ("update", format!(r#"{{"due_at":"2026-01-01T00:00:1{}Z"}}"#, style as u8)),
             name => (name, body(&state, kind, name, style, word.ends_with('!'))),
+        };
+        let (name, body) = match name.split_once('/') {
+            Some((name, phase)) => (name, observed(&state, phase, style)),
+            None => (name, body),
         };
         let command = Command::parse(kind, name, body.as_bytes());
         let command = command.unwrap_or_else(|problem| panic!("{kind} {word}: {problem:?}"));
@@ -112,7 +128,9 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
         | Aggregate::Schedule(_)
-        | Aggregate::Queue(_) => 0,
+        | Aggregate::Queue(_)
+        | Aggregate::Node(_)
+        | Aggregate::Profile(_) => 0,
     };
     let place = match state {
         Aggregate::Schedule(schedule) => match schedule.next_run() {
@@ -123,7 +141,9 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
         | Aggregate::Agent(_)
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
-        | Aggregate::Queue(_) => String::new(),
+        | Aggregate::Queue(_)
+        | Aggregate::Node(_)
+        | Aggregate::Profile(_) => String::new(),
     };
     let must = match (kind, name) {
         (StreamType::Schedule, "fire" | "skip") => place,
@@ -139,6 +159,25 @@ fn body(state: &Aggregate, kind: StreamType, name: &str, style: Style, hopeless:
     let fields = [must.as_str(), more, retryable];
     let fields: Vec<&str> = fields.into_iter().filter(|part| !part.is_empty()).collect();
     format!("{{{}}}", fields.join(","))
+}
+
+/// What a node says of the process that the agent has, or had.
+fn observed(state: &Aggregate, phase: &str, style: Style) -> String {
+    let Aggregate::Agent(agent) = state else { panic!("nothing to observe") };
+    let process = agent.process.as_ref().expect("a process");
+    let (node, generation, seq) = (process.node_id, process.generation, process.seq + 1);
+    let more = match style {
+        Style::Bare => "",
+        Style::Full => {
+            r#","pid":4711,"detail":"step 1 of 2","exit":{"code":137,"signal":9,
+            "out_of_memory":true,"cpu_ms":12,"max_rss_bytes":1048576,"wall_ms":99,
+            "output_bytes":7,"dropped_bytes":1}"#
+        }
+        Style::Odd => r#","permanent":true,"detail":"ñ\n🦀","exit":{"out_of_time":true}"#,
+    };
+    format!(
+        r#"{{"node_id":"{node}","generation":{generation},"seq":{seq},"phase":"{phase}"{more}}}"#
+    )
 }
 
 fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
@@ -166,6 +205,52 @@ fn required(kind: StreamType, name: &str, token: u64, style: Style) -> String {
             let seen = ["degraded", "unhealthy", "blocked"][style as usize];
             format!(r#""observed_state":"{seen}""#)
         }
+        (StreamType::Agent, "assess") => {
+            let state = ["degraded", "unhealthy", "blocked"][style as usize];
+            format!(r#""state":"{state}","reason":"{word}""#)
+        }
+        (StreamType::Agent, "validate") => format!(r#""reason":"{word}""#),
+        (StreamType::Agent, "place") => format!(
+            r#""node_id":"0192f0c0-0000-7000-8000-00000000000{n}","node":"{word}",
+            "launch":{{"role":"worker","slots":{n},"profile":{{"command":["run","{word}"]}}}}"#
+        ),
+        (StreamType::Agent, "schedule_restart") => {
+            format!(r#""delay_ms":{n},"attempt":{n},"reason":"{word}""#)
+        }
+        (StreamType::Agent, "quarantine") => {
+            format!(r#""restarts":{n},"window_ms":60000,"reason":"{word}""#)
+        }
+        (StreamType::Agent, "hand_back") => format!(r#""tasks":{n},"waited_ms":30000"#),
+        (StreamType::Agent, "drift") => {
+            let state = ["open", "escalated", "healed"][style as usize];
+            let owner = ["node", "managers", "operator"][style as usize];
+            format!(r#""state":"{state}","desired":"ready","age_ms":{n},"owner":"{owner}""#)
+        }
+        (StreamType::Node, "register") => format!(
+            r#""name":"{word}","capacity":{{"cpu_millis":2000,"memory_bytes":1073741824,"slots":{n}}}"#
+        ),
+        (StreamType::Node, "assess") => format!(r#""state":"offline","reason":"{word}""#),
+        (StreamType::Profile, "put") => {
+            let most = r#"{"extends":"base","description":"d","tier":"premium","runtime":"docker",
+            "image":"i:1","mode":"per_task","command":["a","b"],"env":{"A":"b"},
+            "secrets":{"key":{"file":"a/b"},"token":{"nats":"t"}},"workdir":"/workspace/x",
+            "resources":{"cpu_millis":500,"memory_bytes":67108864,"disk_bytes":1048576,"pids":32,
+            "open_files":64,"output_bytes":4096,"wall_ms":60000},
+            "probes":{"liveness":{"http":{"port":80}},"readiness":{"tcp":{"port":81},"period_ms":500},
+            "startup":{"exec":{"command":"true"},"failure_threshold":30}},
+            "warm_up":{"steps":[{"kind":"model_load","command":["load"],"timeout_ms":5000},
+            {"kind":"connection_check","tcp":{"port":82}}],"timeout_ms":30000},
+            "sandbox":{"level":"process","network":"host","read_only":["/opt"]},
+            "restart":{"policy":"on_failure","max":3},
+            "watch":{"unhealthy_after_ms":5000,"restart_after_ms":6000,"stall_ms":7000},
+            "stop":{"drain_ms":0,"grace_ms":100},"start_timeout_ms":9000,"hibernate_after_ms":0,
+            "placement":{"strategy":"spread","labels":["gpu","zone=eu"],"node":"n"}}"#;
+            let odd =
+                r#"{"command":"echo 'ñ\u2028'","probes":{"liveness":{"nats":{},"jitter":1}}}"#;
+            let profile = ["{}", most, odd][style as usize];
+            format!(r#""name":"p-{n}","profile":{profile}"#)
+        }
+        (StreamType::Profile, _) => format!(r#""name":"p-{n}""#),
         (StreamType::Operation, "accept") => {
             format!(r#""kind":"agent.drain","resource":{{"type":"agent","id":"{word}"}}"#)
         }
@@ -224,7 +309,7 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             "depends_on":["0192f0c0-0000-7000-8000-0000000000ab"],
             "dependency":{"need":"any","on":"end"},
             "due_at":"2026-06-01T12:00:00Z","run_at":"2026-01-01T00:00:00.5Z",
-            "concurrency_key":"film-7","estimate_ms":90000,
+            "concurrency_key":"film-7","estimate_ms":90000,"stall_ms":60000,
             "attachments":[{"name":"script","url":"s3://b/script","media_type":"text/plain"}],
             "acceptance_criteria":["it plays"],"deliverables":["a film"],
             "affinity":{"required":[{"label":"zone","in":["eu"]}],"excluded":[{"label":"spot"}],
@@ -251,10 +336,28 @@ fn full(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Agent, "register") => {
             r#""role":"coder","capabilities":["rust"],"labels":["gpu"],"slots":4,
             "memory_context":"likes tests","profile":{"command":["run"]},"version":"1.2.3",
-            "endpoint":"http://localhost:9","ttl_ms":5000,"cost":7"#
+            "endpoint":"http://localhost:9","ttl_ms":5000,"cost":7,
+            "watch":{"unhealthy_after_ms":5000,"stall_ms":60000}"#
         }
         (StreamType::Agent, "update") => {
-            r#""role":"lead","capabilities":["review"],"labels":{"a":"b"},"memory_context":"m""#
+            r#""role":"lead","capabilities":["review"],"labels":{"a":"b"},"memory_context":"m",
+            "watch":{"restart_after_ms":5000},"profile":"large""#
+        }
+        (
+            StreamType::Agent,
+            "validate" | "assess" | "schedule_restart" | "quarantine" | "hand_back",
+        )
+        | (StreamType::Profile, _)
+        | (StreamType::Node, "assess") => "",
+        (StreamType::Agent, "place") => {
+            r#""candidates":[{"node_id":"0192f0c0-0000-7000-8000-000000000001","name":"a","left":250},
+            {"node_id":"0192f0c0-0000-7000-8000-000000000002","name":"b","rejected":"memory"}]"#
+        }
+        (StreamType::Agent, "drift") => r#""observed":"exited""#,
+        (StreamType::Agent, "drain") => r#""reason":"so it was decided","timeout_ms":5000"#,
+        (StreamType::Node, "register") => {
+            r#""labels":{"zone":"eu"},"level":"process","runtimes":["process","docker"],
+            "version":"1.2.3""#
         }
         (StreamType::Operation, "accept") => {
             r#""input":{"dry":true},"command":{"type":"agent",
@@ -296,6 +399,14 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         (StreamType::Task, "start" | "block" | "expire_lease" | "escalate") => "",
         (StreamType::Agent, "register") => r#""profile":"small","labels":{},"memory_context":"""#,
         (StreamType::Agent, "update") => r#""capabilities":[],"memory_context":"\u2028\n""#,
+        (
+            StreamType::Agent,
+            "validate" | "assess" | "schedule_restart" | "quarantine" | "hand_back",
+        )
+        | (StreamType::Profile, _)
+        | (StreamType::Node, "assess") => "",
+        (StreamType::Agent, "place" | "drift") => "",
+        (StreamType::Node, "register") => r#""labels":["a"],"runtimes":[]"#,
         (StreamType::Operation, "accept") => r#""input":[18446744073709551617]"#,
         (StreamType::Operation, "progress") => r#""total":18446744073709551615,"message":"ñ\n🦀""#,
         (StreamType::Operation, "succeed") => r#""result":1.50"#,

@@ -18,7 +18,9 @@ fn task(aggregate: &Aggregate) -> &Task {
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
         | Aggregate::Schedule(_)
-        | Aggregate::Queue(_) => panic!("a task"),
+        | Aggregate::Queue(_)
+        | Aggregate::Node(_)
+        | Aggregate::Profile(_) => panic!("a task"),
     }
 }
 

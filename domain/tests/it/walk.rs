@@ -1,7 +1,8 @@
 //! Random walks: steps that mostly fit the state they meet, so that walks go deep.
 
 use chrono::TimeDelta;
-use domain::agent::{AgentCommand, AgentState};
+use domain::agent::{Agent, AgentCommand, AgentState, Phase};
+use domain::node::{Node, NodeCommand};
 use domain::operation::OperationCommand;
 use domain::schedule::{Schedule, ScheduleCommand, ScheduleKind};
 use domain::task::TaskCommand;
@@ -68,8 +69,27 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
         | Aggregate::Schedule(_)
-        | Aggregate::Queue(_) => 0,
+        | Aggregate::Queue(_)
+        | Aggregate::Node(_)
+        | Aggregate::Profile(_) => 0,
     };
+    match state {
+        Aggregate::Agent(agent) => {
+            if let Some(body) = agent_body(agent, name, pick) {
+                return body;
+            }
+        }
+        Aggregate::Node(node) => return node_body(node, name, pick),
+        Aggregate::Profile(_) => {
+            let profile = if name == "put" { r#","profile":{"command":["a"]}"# } else { "" };
+            return format!(r#"{{"name":"p"{profile}}}"#);
+        }
+        Aggregate::Task(_)
+        | Aggregate::Operation(_)
+        | Aggregate::Crew(_)
+        | Aggregate::Schedule(_)
+        | Aggregate::Queue(_) => {}
+    }
     let agent = domain::AgentId::nth(u128::from(pick % 3 + 1));
     let lease_ms = 1_000 + pick * 200;
     match name {
@@ -119,7 +139,9 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
                 | Aggregate::Operation(_)
                 | Aggregate::Crew(_)
                 | Aggregate::Schedule(_)
-                | Aggregate::Queue(_) => "",
+                | Aggregate::Queue(_)
+                | Aggregate::Node(_)
+                | Aggregate::Profile(_) => "",
             };
             let new = if pick % 2 == 0 { "ada" } else { "bob" };
             let name = if known.is_empty() { new } else { known };
@@ -138,16 +160,71 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
     }
 }
 
+/// What nodes and managers say of an agent, three of four times of its present process.
+fn agent_body(agent: &Agent, name: &str, pick: u64) -> Option<String> {
+    let node = uuid::Uuid::from_u128(9);
+    Some(match name {
+        "register" if pick % 3 != 0 => {
+            let known = if agent.name.is_empty() { "ada" } else { &agent.name };
+            format!(r#"{{"name":"{known}","profile":{{"command":["a"]}}}}"#)
+        }
+        "validate" => r#"{"reason":"r"}"#.into(),
+        "assess" => {
+            let seen: Vec<_> =
+                AgentState::ALL.into_iter().filter(|s| s.can_be_observed()).collect();
+            let seen = seen[pick as usize % seen.len()];
+            format!(r#"{{"state":"{}","reason":"r"}}"#, seen.as_str())
+        }
+        "place" => format!(
+            r#"{{"node_id":"{node}","node":"n",
+            "launch":{{"role":"worker","slots":1,"profile":{{"command":["a"]}}}}}}"#
+        ),
+        "observe" => {
+            let (generation, seq) =
+                agent.process.as_ref().map_or((1, 0), |process| (process.generation, process.seq));
+            let generation = if pick % 4 == 3 { generation.saturating_sub(1) } else { generation };
+            let phase = Phase::ALL[pick as usize % Phase::ALL.len()].as_str();
+            format!(
+                r#"{{"node_id":"{node}","generation":{generation},"seq":{},"phase":"{phase}"}}"#,
+                u64::from(seq) + pick % 3
+            )
+        }
+        "schedule_restart" => r#"{"delay_ms":5,"attempt":1,"reason":"r"}"#.into(),
+        "quarantine" => r#"{"restarts":5,"window_ms":1000,"reason":"r"}"#.into(),
+        "hand_back" => r#"{"tasks":2,"waited_ms":5}"#.into(),
+        "drift" => r#"{"state":"open","desired":"ready","age_ms":5,"owner":"node"}"#.into(),
+        _ => return None,
+    })
+}
+
+fn node_body(node: &Node, name: &str, pick: u64) -> String {
+    match name {
+        "register" => {
+            let known = if node.name.is_empty() { "n" } else { &node.name };
+            format!(
+                r#"{{"name":"{known}",
+                "capacity":{{"cpu_millis":1000,"memory_bytes":1073741824,"slots":1}}}}"#
+            )
+        }
+        "assess" => {
+            let state = if pick % 2 == 0 { "offline" } else { "online" };
+            format!(r#"{{"state":"{state}","reason":"r"}}"#)
+        }
+        _ => "{}".into(),
+    }
+}
+
 /// The names of the commands that a state says it takes.
 pub fn allowed(state: &Aggregate) -> Option<Vec<&'static str>> {
     match state {
         Aggregate::Task(task) if task.archived => Some(vec![]),
         Aggregate::Task(task) => task.state.map(|state| state.allowed().to_vec()),
-        Aggregate::Agent(agent) => agent.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Agent(agent) => agent.state.map(|_| agent.allowed()),
         Aggregate::Operation(operation) => operation.state.map(|state| state.allowed().to_vec()),
         Aggregate::Schedule(schedule) => schedule.state.map(|_| schedule.allowed()),
         Aggregate::Queue(queue) => Some(queue.state.allowed().to_vec()),
-        Aggregate::Crew(_) => None,
+        Aggregate::Node(node) => node.state.map(|state| state.allowed().to_vec()),
+        Aggregate::Crew(_) | Aggregate::Profile(_) => None,
     }
 }
 
@@ -170,7 +247,8 @@ pub fn unlisted(command: &Command) -> bool {
                 | ScheduleCommand::Skip(_)
                 | ScheduleCommand::ReportFailure(_)
         ),
-        Command::Crew(_) => true,
+        Command::Node(command) => matches!(command, NodeCommand::Register(_)),
+        Command::Crew(_) | Command::Profile(_) => true,
         Command::Queue(_) => false,
     }
 }
