@@ -68,6 +68,9 @@ const SETTINGS: &[Setting] = &[
     setting("subtask_depth", "TAFFRAIL_SUBTASK_DEPTH", "8"),
     setting("subtasks_per_task", "TAFFRAIL_SUBTASKS_PER_TASK", "1000"),
     setting("escalate_after_ms", "TAFFRAIL_ESCALATE_AFTER_MS", "3600000"),
+    setting("unhealthy_after_ms", "TAFFRAIL_UNHEALTHY_AFTER_MS", "30000"),
+    setting("restart_after_ms", "TAFFRAIL_RESTART_AFTER_MS", "60000"),
+    setting("stall_ms", "TAFFRAIL_STALL_MS", ""),
 ];
 
 /// One resolved setting.
@@ -278,6 +281,21 @@ impl Config {
         Ok((ms > 0).then(|| Duration::from_millis(ms)))
     }
 
+    /// When silence and standstill are taken for a fault, where neither agent nor profile
+    /// says so.
+    ///
+    /// # Errors
+    /// When one is no number of milliseconds from half a second to a day.
+    pub fn watch(&self) -> anyhow::Result<domain::profile::Watch> {
+        let ms = |name| self.number(name, 500, 86_400_000);
+        let stall = self.text("stall_ms").filter(|text| !text.is_empty());
+        Ok(domain::profile::Watch {
+            unhealthy_after_ms: Some(ms("unhealthy_after_ms")?),
+            restart_after_ms: Some(ms("restart_after_ms")?),
+            stall_ms: stall.map(|_| ms("stall_ms")).transpose()?,
+        })
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -292,6 +310,7 @@ impl Config {
         self.dead_letters_kept()?;
         self.subtasks()?;
         self.escalate_after()?;
+        self.watch()?;
         Ok(())
     }
 

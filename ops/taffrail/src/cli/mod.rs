@@ -15,8 +15,10 @@ mod exit;
 mod fail;
 mod host;
 mod human;
+mod nodes;
 mod op;
 mod out;
+mod profile;
 mod progress;
 mod queue;
 mod rebuild;
@@ -146,6 +148,12 @@ pub enum ClientVerb {
     /// Run agents and look after them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
+    /// How agents of a kind are started, watched and stopped
+    #[command(subcommand)]
+    Profile(profile::ProfileVerb),
+    /// The hosts that start agents
+    #[command(subcommand)]
+    Nodes(nodes::NodesVerb),
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
@@ -217,6 +225,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Dead(verb) => dead::run(app, verb).await,
         ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
+        ClientVerb::Profile(verb) => profile::run(app, verb).await,
+        ClientVerb::Nodes(verb) => nodes::run(app, verb).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
