@@ -100,8 +100,13 @@ pub trait AgentDoor: Send + Sync + 'static {
     ) -> Boxed<Result<BoxStream<'static, ForAgent>, Problem>>;
 
     /// Says a heartbeat or a log line on the agent's behalf; it may be lost.
-    fn say(&self, tenant: TenantId, agent: AgentId, word: AgentWord, body: domain::Json)
-    -> Boxed<()>;
+    fn say(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+        word: AgentWord,
+        body: domain::Json,
+    ) -> Boxed<()>;
 
     /// Tells who asked that the agent is there.
     fn here(&self, asker: String) -> Boxed<()>;

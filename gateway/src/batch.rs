@@ -83,8 +83,14 @@ fn submit() -> String {
 ))]
 pub async fn batch(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
     let batch: Batch = body.parse()?;
-    let new =
-        |body| BatchCommand { kind: task(), id: None, command: submit(), command_id: None, body, traceparent: None };
+    let new = |body| BatchCommand {
+        kind: task(),
+        id: None,
+        command: submit(),
+        command_id: None,
+        body,
+        traceparent: None,
+    };
     let commands: Vec<_> =
         batch.commands.into_iter().chain(batch.items.into_iter().map(new)).collect();
     if commands.is_empty() || commands.len() > MAX_BATCH {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
-use commands::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Ids, Observation};
 use broker::subject::AgentWord;
+use commands::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Ids, Observation};
 use domain::frame::Listen;
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{AgentId, Json, Outcome, OutcomeEvent, Problem, Status, TenantId};
@@ -79,12 +79,7 @@ impl AgentWire for Nobody {
 }
 
 impl AgentLogs for Nobody {
-    fn open(
-        &self,
-        _: TenantId,
-        _: AgentId,
-        _: Option<u64>,
-    ) -> Boxed<Result<LogStream, Problem>> {
+    fn open(&self, _: TenantId, _: AgentId, _: Option<u64>) -> Boxed<Result<LogStream, Problem>> {
         let lines = futures::StreamExt::boxed(futures::stream::empty());
         Box::pin(async { Ok(LogStream { kept: 0, lines }) })
     }

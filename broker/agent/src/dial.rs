@@ -65,10 +65,8 @@ impl Dial {
         match self {
             Self::Gateway { url, token } => gateway(url, token.as_deref()).await,
             Self::Socket(path) => {
-                let passing = |error: std::io::Error| Refused {
-                    reason: error.to_string(),
-                    for_good: false,
-                };
+                let passing =
+                    |error: std::io::Error| Refused { reason: error.to_string(), for_good: false };
                 Ok(lines(UnixStream::connect(path).await.map_err(passing)?, MAX_ANSWER_BYTES))
             }
         }

@@ -14,12 +14,20 @@ pub enum Error {
         #[source]
         source: async_nats::ConnectError,
     },
-    /// The gateway or the node's socket cannot be reached, or does not let us in.
+    /// The gateway or the node's socket cannot be reached.
     #[error("cannot reach {url}: {reason}")]
     Unreachable {
         /// Where; without user and password.
         url: String,
         /// What the last try met.
+        reason: String,
+    },
+    /// The gateway or the node's socket does not let us in.
+    #[error("{url} does not let us in: {reason}")]
+    Denied {
+        /// Where; without user and password.
+        url: String,
+        /// What it said.
         reason: String,
     },
     /// A file of ours cannot be read or written.

@@ -83,7 +83,9 @@ impl<H: Handler> Shop<H> {
             let body = StartTask { lease_token: task.lease.token };
             match self.tell(&task, START, 0, &body, START_PATIENCE).await {
                 Ok(Word::Yes) => {}
-                Ok(Word::Lost | Word::Invalid(_)) => return (self.shared.notices)(Notice::Lost(&task)),
+                Ok(Word::Lost | Word::Invalid(_)) => {
+                    return (self.shared.notices)(Notice::Lost(&task));
+                }
                 Err(error) => {
                     let detail = error.to_string();
                     return self.noted(&task, "unanswered", begin, Some(&detail));

@@ -112,7 +112,7 @@ impl Line {
                     Err(unreachable(last.map_or_else(|| "no answer".into(), |(reason, _)| reason)))
                 }
             },
-            reason = refused => Err(unreachable(reason)),
+            reason = refused => Err(Error::Denied { url: self.shared.dial.place(), reason }),
         }
     }
 

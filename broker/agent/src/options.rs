@@ -92,8 +92,7 @@ impl Options {
         }
         if let Some(text) = set("TAFFRAIL_TENANT") {
             let tenant = TenantId::parse(&text);
-            options.tenant =
-                tenant.ok_or_else(|| wrong("TAFFRAIL_TENANT", &text, "is no slug"))?;
+            options.tenant = tenant.ok_or_else(|| wrong("TAFFRAIL_TENANT", &text, "is no slug"))?;
         }
         Ok(options)
     }

@@ -195,14 +195,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_leaves_a_child_behind_ends_all_the_same() {
-        let mut run = Running::start(sh("sleep 60 & echo done"), vec![], |_: &str| {}, || {}).unwrap();
+        let mut run =
+            Running::start(sh("sleep 60 & echo done"), vec![], |_: &str| {}, || {}).unwrap();
         let finished = timeout(Duration::from_secs(5), run.end()).await.unwrap().unwrap();
         assert_eq!(finished.stdout.text(100), "done\n");
     }
 
     #[tokio::test]
     async fn a_command_that_ignores_the_request_is_killed_with_its_children() {
-        let run = Running::start(sh("trap '' TERM; sleep 60; sleep 60"), vec![], |_: &str| {}, || {});
+        let run =
+            Running::start(sh("trap '' TERM; sleep 60; sleep 60"), vec![], |_: &str| {}, || {});
         tokio::time::sleep(Duration::from_millis(100)).await;
         timeout(Duration::from_secs(5), run.unwrap().stop()).await.unwrap();
     }

@@ -68,7 +68,9 @@ impl Relay {
     pub fn listen_at(&self, path: &Path) -> Result<impl Future<Output = ()> + use<>, Error> {
         let failed = |source| Error::File { path: path.display().to_string(), source };
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
             Ok(()) | Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(failed)?;

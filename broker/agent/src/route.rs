@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::auto::Auto;
 use crate::dial::Dial;
 use crate::line::Line;
 use crate::nats::Nats;
-use crate::auto::Auto;
 use crate::transport::Transport;
 use crate::{Error, Options};
 
@@ -103,8 +103,7 @@ async fn line(dial: Dial, options: &Options) -> Result<Arc<dyn Transport>, Error
 /// When it cannot be read.
 pub fn token_file(path: &Path) -> Result<String, Error> {
     let read = std::fs::read_to_string(path);
-    let text =
-        read.map_err(|source| Error::File { path: path.display().to_string(), source })?;
+    let text = read.map_err(|source| Error::File { path: path.display().to_string(), source })?;
     Ok(text.trim().to_owned())
 }
 

@@ -22,9 +22,8 @@ impl AgentDoor for NatsAgents {
         let client = self.0.clone();
         Box::pin(async move {
             let control = subject::agent(&tenant, agent, AgentWord::Control);
-            let ask = async_nats::Request::new()
-                .payload(Default::default())
-                .timeout(Some(TWIN_WAIT));
+            let ask =
+                async_nats::Request::new().payload(Default::default()).timeout(Some(TWIN_WAIT));
             client.send_request(control, ask).await.is_ok()
         })
     }

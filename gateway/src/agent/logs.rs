@@ -126,20 +126,21 @@ pub async fn follow_logs(
     let kept = stream::iter(kept.into_iter().map(|entry| frame(&entry)));
     let closing = app.closing.clone();
     let task = wanted.task;
-    let live = stream::unfold((lines, slot, closing), move |(mut lines, slot, closing)| async move {
-        let frame = tokio::select! {
-            () = closing.cancelled() => return None,
-            line = tokio::time::timeout(KEEP_ALIVE, lines.next()) => match line {
-                Ok(Some(line)) => match entry(&line) {
-                    entry if is_of(&entry, task) => frame(&entry),
-                    _ => Bytes::new(),
+    let live =
+        stream::unfold((lines, slot, closing), move |(mut lines, slot, closing)| async move {
+            let frame = tokio::select! {
+                () = closing.cancelled() => return None,
+                line = tokio::time::timeout(KEEP_ALIVE, lines.next()) => match line {
+                    Ok(Some(line)) => match entry(&line) {
+                        entry if is_of(&entry, task) => frame(&entry),
+                        _ => Bytes::new(),
+                    },
+                    Ok(None) => return None,
+                    Err(_) => Bytes::from_static(b":\n\n"),
                 },
-                Ok(None) => return None,
-                Err(_) => Bytes::from_static(b":\n\n"),
-            },
-        };
-        Some((frame, (lines, slot, closing)))
-    });
+            };
+            Some((frame, (lines, slot, closing)))
+        });
     let live = live.filter(|frame| std::future::ready(!frame.is_empty()));
     let hello = stream::once(std::future::ready(Bytes::from_static(b"retry: 2000\n:\n\n")));
     let frames = hello.chain(kept).chain(live).map(Ok::<_, std::convert::Infallible>);

@@ -424,7 +424,8 @@ mod tests {
         ];
         for frame in frames {
             let text = serde_json::to_vec(&frame).expect("JSON");
-            domain::json::read::<Said>(&text).unwrap_or_else(|fault| panic!("{frame:?}: {fault:?}"));
+            domain::json::read::<Said>(&text)
+                .unwrap_or_else(|fault| panic!("{frame:?}: {fault:?}"));
         }
     }
 }

@@ -398,9 +398,12 @@ mod tests {
         assert_eq!(config.escalate_after().unwrap(), Some(Duration::from_secs(3_600)));
         assert_eq!(config.log_limits().unwrap(), broker::LogLimits::default());
         assert_eq!(resolve("escalate_after_ms", "0").escalate_after().unwrap(), None);
-        for (name, wrong) in
-            [("subtask_depth", "65"), ("subtasks_per_task", "1001"), ("escalate_after_ms", "-1"), ("log_days", "0")]
-        {
+        for (name, wrong) in [
+            ("subtask_depth", "65"),
+            ("subtasks_per_task", "1001"),
+            ("escalate_after_ms", "-1"),
+            ("log_days", "0"),
+        ] {
             let error = resolve(name, wrong).check().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
