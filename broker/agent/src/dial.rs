@@ -87,11 +87,11 @@ async fn gateway(url: &str, token: Option<&str>) -> Result<(Sending, Receiving),
         .max_frame_size(Some(MAX_ANSWER_BYTES));
     let opened = tokio_tungstenite::connect_async_with_config(request, Some(limits), true).await;
     let (socket, _) = opened.map_err(|error| {
-        let status = match &error {
-            WsError::Http(answer) => Some(answer.status().as_u16()),
-            _ => None,
-        };
-        no(error.to_string(), matches!(status, Some(400 | 401 | 403 | 404)))
+        let mut for_good = false;
+        if let WsError::Http(answer) = &error {
+            for_good = matches!(answer.status().as_u16(), 400 | 401 | 403 | 404);
+        }
+        no(error.to_string(), for_good)
     })?;
     let (sink, stream) = socket.split();
     let sink = sink.sink_map_err(|error| error.to_string()).with(|out: Out| {
