@@ -1,9 +1,10 @@
 //! Agents by other ways than NATS, ways that close, and answers that wait on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domain::{AgentId, TenantId};
+use domain::{AgentId, Json, TenantId};
 use futures::{SinkExt, StreamExt};
 use reqwest::Method;
 use rustix::process::Signal;
@@ -206,6 +207,54 @@ async fn an_answer_waits_for_a_server_that_comes_back_while_its_agent_lives() {
     let (done, _) = end_of(product, &id);
     assert_eq!((&done["result"], &done["attempt"]), (&"waited".into(), &1.into()));
     until("the journal is empty", async || journal(&folder).is_empty()).await;
+}
+
+/// Tells that it is halfway while nobody hears it, and is done when it is told to be.
+struct Halfway(Arc<Gate>, Arc<tokio::sync::Notify>);
+
+impl agent::Handler for Halfway {
+    async fn handle(&self, work: agent::Work) -> agent::Verdict {
+        self.0.close();
+        let told = work.progress(Some(50.0), Some("halfway".into()), Json::null()).await;
+        assert!(told.is_ok(), "it is kept: {told:?}");
+        self.1.notified().await;
+        agent::Verdict::Done(Json::of(&7))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_nobody_heard_is_told_before_the_answer() {
+    let product = product().await;
+    let capability = fresh("sdk");
+    let gate = Arc::new(Gate::before(&product.nats_url));
+    let server = agent::Server {
+        url: format!("nats://{}", gate.address),
+        token: Some(product.nats_token.clone()),
+    };
+    let mut options = agent::Options::named(fresh("sdk"));
+    options.description.capabilities = vec![capability.clone()];
+    options.lease = Duration::from_secs(60);
+    options.journal = Some(folder(product));
+    let kept = options.journal.clone().unwrap();
+    let running = agent::Agent::over(agent::Route::Nats(server), options).await.unwrap();
+    let control = running.control();
+    let go = Arc::new(tokio::sync::Notify::new());
+    let running = tokio::spawn(running.run(Halfway(Arc::clone(&gate), Arc::clone(&go))));
+    let id = submit(product, &capability, &[]);
+    until("the progress is kept", async || journal(&kept).contains("halfway")).await;
+    go.notify_one();
+    until("the answer is kept", async || journal(&kept).contains("complete")).await;
+    gate.reopen();
+    let (done, _) = end_of(product, &id);
+    assert_eq!((&done["result"], &done["attempt"]), (&7.into(), &1.into()), "{done}");
+    let api = Api::new(&product.http, &product.token);
+    let (_, events) = api.get(&format!("/v1/events?stream={id}")).await;
+    let kinds = events["items"].as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap());
+    let kinds: Vec<_> = kinds.filter_map(|kind| kind.split('.').nth(3)).collect();
+    assert_eq!(kinds[kinds.len() - 2..], ["progressed", "completed"], "{kinds:?}");
+    control.drain(None);
+    assert_eq!(running.await.unwrap().unwrap(), agent::Ended::Drained);
+    until("the journal is empty", async || journal(&kept).is_empty()).await;
 }
 
 /// Says a frame as a line, and gives the next answer that is no event.
