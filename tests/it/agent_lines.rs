@@ -166,8 +166,9 @@ async fn an_answer_that_comes_too_late_is_dropped() {
     let _other =
         RunningAgent::start(product, &fresh("other"), &capability, &[], "echo '\"in time\"'");
     assert_eq!(end_of(product, &id).0["result"], "in time");
+    assert!(journal(&folder).contains("late"));
     gate.reopen();
-    let _again = RunningAgent::start_with(
+    let again = RunningAgent::start_with(
         product,
         &name,
         &capability,
@@ -175,6 +176,8 @@ async fn an_answer_that_comes_too_late_is_dropped() {
         "echo '\"again\"'",
         &environment,
     );
+    let dropped = again.told("task", "delivered");
+    assert!(dropped["refused"].is_string(), "{dropped}");
     until("the journal is empty", async || journal(&folder).is_empty()).await;
     assert_eq!(task(product, &id)["result"], "in time");
 }
