@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use domain::frame::{FromAgent, ToAgent};
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{Command, Outcome, StreamType};
 use serde_json::{Map, Value, json};
@@ -30,6 +31,8 @@ pub(crate) fn schemas() -> Map<String, Value> {
     Assignment::schemas(&mut all);
     Claimed::schemas(&mut all);
     Outcome::schemas(&mut all);
+    FromAgent::schemas(&mut all);
+    ToAgent::schemas(&mut all);
     let values = all
         .into_iter()
         .filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?)));
@@ -40,6 +43,8 @@ pub(crate) fn schemas() -> Map<String, Value> {
         ("Claimed", Claimed::schema()),
         ("Outcome", Outcome::schema()),
         ("HeldTask", HeldTask::schema()),
+        ("FromAgent", FromAgent::schema()),
+        ("ToAgent", ToAgent::schema()),
     ] {
         schemas.insert(name.into(), serde_json::to_value(schema).unwrap_or_default());
     }
@@ -169,7 +174,9 @@ impl Parts {
         let schema = |name: &str| json!({ "$ref": format!("{REF}{name}") });
         let value = |schema| serde_json::to_value(schema).unwrap_or_default();
         let heartbeat = value(HeartbeatBody::schema());
-        let words = json!({ "enum": ["drain", "stop", "reload", "wake"] });
+        let words = json!({ "properties": {
+            "command": { "enum": ["drain", "stop", "reload", "wake", "beat"] },
+        } });
         let (ours, theirs) = ("send", "receive");
         self.wire(
             "claim",
@@ -182,8 +189,24 @@ impl Parts {
         self.wire("agent.heartbeat", "agent.{id}.heartbeat", theirs, heartbeat, answer);
         self.wire("agent.tasks", "agent.{id}.tasks", ours, schema("Assignment"), None);
         self.wire("agent.control", "agent.{id}.control", ours, words, None);
-        self.wire("agent.log", "agent.{id}.log", theirs, json!({}), None);
+        let line = json!({ "required": ["stream", "line"], "properties": {
+            "task_id": { "type": "string", "format": "uuid" },
+            "attempt": { "type": "integer" },
+            "generation": { "type": "integer" },
+            "stream": { "type": "string" },
+            "line": { "type": "string" },
+        } });
+        self.wire("agent.log", "agent.{id}.log", theirs, line, None);
         self.wire("dead", "dead.{consumer}", ours, json!({}), None);
+        // Agents without NATS: the gateway's WebSocket, or a node's Unix socket.
+        for (name, action, frame) in
+            [("frames.said", theirs, "FromAgent"), ("frames.told", ours, "ToAgent")]
+        {
+            self.message(name, schema(frame), "command", json!({}));
+            let note = "one frame per text message of the WebSocket, or per line of a socket";
+            self.channel(name, "/v1/ws", &[], name, note);
+            self.operation(name, action, None);
+        }
         // An agent's own door: its subject says who asks.
         for kind in [StreamType::Task, StreamType::Agent] {
             for name in Command::names(kind) {

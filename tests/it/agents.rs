@@ -14,6 +14,8 @@ use crate::support::{Product, SOON, product, unique};
 pub struct RunningAgent {
     pub child: Child,
     notices: mpsc::Receiver<Value>,
+    /// What it told before what was waited for.
+    passed: std::cell::RefCell<Vec<Value>>,
 }
 
 impl RunningAgent {
@@ -24,12 +26,28 @@ impl RunningAgent {
         more: &[&str],
         script: &str,
     ) -> Self {
+        Self::start_with(product, name, capability, more, script, &[])
+    }
+
+    /// The same with some environment.
+    pub fn start_with(
+        product: &Product,
+        name: &str,
+        capability: &str,
+        more: &[&str],
+        script: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut arguments = vec!["agent", "run", "--name", name, "--capability", capability];
-        arguments.extend(["-o", "jsonl", "--lease-ms", "1500"]);
+        arguments.extend(["-o", "jsonl"]);
+        if !more.contains(&"--lease-ms") {
+            arguments.extend(["--lease-ms", "1500"]);
+        }
         arguments.extend(more);
         arguments.extend(["--", "sh", "-c", script]);
         let mut child = product
             .cli(&arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -41,7 +59,7 @@ impl RunningAgent {
                 let _ = sender.send(serde_json::from_str(&line).expect("a JSON object per line"));
             }
         });
-        let agent = Self { child, notices };
+        let agent = Self { child, notices, passed: std::cell::RefCell::default() };
         agent.wait("agent", "ready");
         agent
     }
@@ -56,7 +74,14 @@ impl RunningAgent {
             if notice[name] == word {
                 return notice;
             }
+            self.passed.borrow_mut().push(notice);
         }
+    }
+
+    /// The same, also where it was told before something that was waited for.
+    pub fn told(&self, name: &str, word: &str) -> Value {
+        let passed = self.passed.borrow().iter().find(|notice| notice[name] == word).cloned();
+        passed.unwrap_or_else(|| self.wait(name, word))
     }
 
     /// Passes over what it has told by now.
@@ -68,7 +93,7 @@ impl RunningAgent {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    fn exit_code(&mut self) -> Option<i32> {
+    pub fn exit_code(&mut self) -> Option<i32> {
         let begin = Instant::now();
         while begin.elapsed() < SOON {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
@@ -273,7 +298,7 @@ async fn what_a_command_says_on_stderr_can_be_followed() {
     let task = submit(product, &name, &[]);
     agent.wait("task", "started");
     let mut logs = product
-        .cli(&["agent", "logs", &name, "-o", "jsonl"])
+        .cli(&["agent", "logs", &name, "-f", "-o", "jsonl"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the CLI starts");

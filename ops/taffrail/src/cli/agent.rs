@@ -1,13 +1,12 @@
 //! `taffrail agent`
 
 use clap::{Args, Subcommand};
-use client::{Client, Followed};
+use client::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fail::Failure;
 use super::human::{age, text};
-use super::out::Output;
 use super::sidecar::RunArgs;
 use super::table::{Cell, printable};
 use super::task::Page;
@@ -17,7 +16,7 @@ use super::{App, op};
 #[derive(Debug, Subcommand)]
 pub enum AgentVerb {
     /// Make any executable an agent: one run of the command per task
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List agents
     List(Box<ListArgs>),
     /// Show an agent
@@ -51,11 +50,8 @@ pub enum AgentVerb {
     Health,
     /// Gone for good; its name is free again
     Retire(Command),
-    /// Follow what its tasks log
-    Logs {
-        /// Its id or name
-        agent: String,
-    },
+    /// What it and its tasks print
+    Logs(super::logs::LogsArgs),
 }
 
 /// Filters of a list of agents.
@@ -144,7 +140,7 @@ pub struct Command {
 /// Does it.
 pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
     match verb {
-        AgentVerb::Run(args) => super::sidecar::run(app, args).await,
+        AgentVerb::Run(args) => super::sidecar::run(app, *args).await,
         AgentVerb::List(args) => {
             let filter = vec![
                 ("state", args.state),
@@ -184,12 +180,12 @@ pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
         AgentVerb::Health => health(app).await,
         AgentVerb::Restart(command) => send(app, "restart", command).await,
         AgentVerb::Retire(command) => send(app, "retire", command).await,
-        AgentVerb::Logs { agent } => logs(app, &agent).await,
+        AgentVerb::Logs(args) => super::logs::run(app, args).await,
     }
 }
 
 /// The agent of an id or a name; of several lives of a name the one that is not retired.
-async fn find(client: &Client, named: &str) -> Result<Uuid, Failure> {
+pub(super) async fn find(client: &Client, named: &str) -> Result<Uuid, Failure> {
     if let Ok(id) = named.parse() {
         return Ok(id);
     }
@@ -297,30 +293,6 @@ async fn send_with(
     }
     let answer = client.command_agent(id, name, &body).await?;
     op::conclude(app, &client, answer, !command.no_wait, None).await
-}
-
-async fn logs(app: &App, agent: &str) -> Result<(), Failure> {
-    let client = app.client()?;
-    let id = find(&client, agent).await?;
-    let mut follow = client.follow(format!("v1/agents/{id}/logs"), vec![]);
-    while let Some(item) = follow.next().await? {
-        let Followed::Event { event, .. } = item else { continue };
-        match app.out.output {
-            Output::Table => {
-                let line = event["line"].as_str().map_or_else(|| event.to_string(), str::to_owned);
-                let task = super::human::short_id(&text(&event, "task_id"));
-                let task = app.out.paint(&printable(&task, false), super::table::Paint::Dim);
-                app.out.text(&format!("{task}  {}\n", printable(&line, true)))?;
-            }
-            // A stream has no end that a document could have.
-            Output::Json | Output::Jsonl => app.out.text(&format!("{event}\n"))?,
-            Output::Yaml => {
-                app.out.text("---\n")?;
-                app.out.document(&event)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn row(agent: &Value) -> Vec<Cell> {

@@ -16,6 +16,7 @@ mod fail;
 mod host;
 mod human;
 mod nodes;
+mod logs;
 mod op;
 mod out;
 mod profile;
@@ -154,6 +155,8 @@ pub enum ClientVerb {
     /// The hosts that start agents
     #[command(subcommand)]
     Nodes(nodes::NodesVerb),
+    /// What an agent and its tasks print
+    Logs(logs::LogsArgs),
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
@@ -198,7 +201,7 @@ pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
     let app = App { out: globals.printer(), globals };
     let done = if let ClientVerb::Agent(agent::AgentVerb::Run(args)) = verb {
         // When interrupted it ends by itself, its tasks first.
-        sidecar::run(&app, args).await
+        sidecar::run(&app, *args).await
     } else {
         interruptible(dispatch(&app, verb)).await
     };
@@ -227,6 +230,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
         ClientVerb::Profile(verb) => profile::run(app, verb).await,
         ClientVerb::Nodes(verb) => nodes::run(app, verb).await,
+        ClientVerb::Logs(args) => logs::run(app, args).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
