@@ -1,7 +1,7 @@
-//! The three streams, made when missing.
+//! The four streams, made when missing.
 //!
 //! None of them is the truth, so each may vanish at any time and is made again: the events
-//! from the log (by the relay), the other two empty.
+//! from the log (by the relay), the other three empty.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::During;
-use crate::{BrokerError, subject};
+use crate::{BrokerError, LogLimits, subject};
 
 /// The stream of durable commands.
 pub const COMMANDS: &str = "TAFFRAIL_COMMANDS";
@@ -21,6 +21,8 @@ pub const COMMANDS: &str = "TAFFRAIL_COMMANDS";
 pub const EVENTS: &str = "TAFFRAIL_EVENTS";
 /// What could not be processed.
 pub const DEAD: &str = "TAFFRAIL_DEAD";
+/// The agents' log lines.
+pub const LOGS: &str = "TAFFRAIL_LOGS";
 
 /// Largest body of a command.
 pub const MAX_BODY: usize = 1 << 20;
@@ -38,28 +40,55 @@ const MAX_DEAD_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// say, for ever and with the first outcome; a repeat that the broker swallowed would leave
 /// its sender without an answer.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
-/// How often the two plain streams are looked after.
+/// Largest message with a log line that is kept: an SDK cuts lines at half of it.
+const MAX_LOG_BYTES: i32 = 16 << 10;
+/// How often the plain streams are looked after.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Looks after the streams of commands and dead letters.
+/// Looks after the streams of commands, dead letters and log lines.
 #[derive(Debug, Clone)]
 pub struct Streams {
     jetstream: Context,
+    logs: LogLimits,
 }
 
 impl Streams {
     /// The streams behind a connection.
     pub fn new(client: async_nats::Client) -> Self {
-        Self { jetstream: async_nats::jetstream::new(client) }
+        Self { jetstream: async_nats::jetstream::new(client), logs: LogLimits::default() }
     }
 
-    /// Makes sure that the streams of commands and dead letters exist.
+    /// The same with other limits for log lines.
+    pub fn keeping(self, logs: LogLimits) -> Self {
+        Self { logs, ..self }
+    }
+
+    /// Gives the stream of log lines the limits that are set now.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn limit_logs(&self) -> Result<(), BrokerError> {
+        let wanted = logs(self.logs);
+        let known = info(&self.jetstream, LOGS).await?.map(|info| info.config);
+        let same = known.is_none_or(|known| {
+            known.max_messages_per_subject == wanted.max_messages_per_subject
+                && known.max_bytes == wanted.max_bytes
+                && known.max_age == wanted.max_age
+        });
+        if !same {
+            self.jetstream.update_stream(wanted).await.during("limiting the agents' log lines")?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the streams of commands, dead letters and log lines exist.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn ensure(&self) -> Result<(), BrokerError> {
         ensure(&self.jetstream, commands()).await?;
         ensure(&self.jetstream, dead()).await?;
+        ensure(&self.jetstream, logs(self.logs)).await?;
         Ok(())
     }
 
@@ -126,6 +155,24 @@ fn dead() -> Config {
         max_bytes: MAX_DEAD_BYTES,
         max_age: MAX_DEAD_AGE,
         allow_direct: true,
+        num_replicas: 1,
+        ..Config::default()
+    }
+}
+
+fn logs(limits: LogLimits) -> Config {
+    Config {
+        name: LOGS.into(),
+        subjects: vec![subject::ALL_LOGS.into()],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_messages: -1,
+        max_messages_per_subject: i64::try_from(limits.lines_per_agent).unwrap_or(i64::MAX),
+        max_bytes: i64::try_from(limits.bytes).unwrap_or(i64::MAX),
+        max_age: limits.age,
+        max_message_size: MAX_LOG_BYTES,
+        duplicate_window: DUPLICATE_WINDOW,
         num_replicas: 1,
         ..Config::default()
     }

@@ -5,7 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use broker::subject::AgentWord;
 use commands::{AgentWire, Boxed, Claims, Clock, Executor, Ids};
+use domain::frame::{ControlFrame, Listen};
+use domain::task::Assignment;
 use domain::{AgentId, Code, Problem, TenantId};
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -33,6 +36,8 @@ pub struct Doors {
     pub heartbeats: Arc<dyn Heartbeats>,
     /// Brings agents' log lines.
     pub logs: Arc<dyn AgentLogs>,
+    /// The agents' wire, for those on a WebSocket.
+    pub agents: Arc<dyn AgentDoor>,
     /// The read models.
     pub queries: Queries,
     /// The log, followed by position.
@@ -62,14 +67,60 @@ pub trait Heartbeats: Send + Sync + 'static {
     ) -> Boxed<Result<domain::Json, Problem>>;
 }
 
-/// Brings the log lines of an agent, as long as somebody listens.
+/// Brings the log lines of an agent.
 pub trait AgentLogs: Send + Sync + 'static {
-    /// The lines from now on, each as the agent published it.
+    /// The lines that are kept, behind a place or all of them, and then those to come.
+    fn open(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+        after: Option<u64>,
+    ) -> Boxed<Result<LogStream, Problem>>;
+}
+
+/// An agent's log lines from a place on, without end.
+pub struct LogStream {
+    /// How many of them are there already.
+    pub kept: u64,
+    /// In order.
+    pub lines: BoxStream<'static, broker::logs::KeptLine>,
+}
+
+/// The agents' wire, for agents that come over a WebSocket.
+pub trait AgentDoor: Send + Sync + 'static {
+    /// Whether a process answers for the agent already.
+    fn answered(&self, tenant: TenantId, agent: AgentId) -> Boxed<bool>;
+
+    /// What is said to the agent from now on.
     fn listen(
         &self,
         tenant: TenantId,
         agent: AgentId,
-    ) -> Boxed<Result<BoxStream<'static, bytes::Bytes>, Problem>>;
+        to: Vec<Listen>,
+    ) -> Boxed<Result<BoxStream<'static, ForAgent>, Problem>>;
+
+    /// Says a heartbeat or a log line on the agent's behalf; it may be lost.
+    fn say(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+        word: AgentWord,
+        body: domain::Json,
+    ) -> Boxed<()>;
+
+    /// Tells who asked that the agent is there.
+    fn here(&self, asker: String) -> Boxed<()>;
+}
+
+/// What an agent is told.
+#[derive(Debug)]
+pub enum ForAgent {
+    /// A task that is pushed to it.
+    Task(Box<Assignment>),
+    /// A control word.
+    Control(ControlFrame),
+    /// Somebody asks whether it is there, and wants to hear of it at this inbox.
+    There(String),
 }
 
 /// How much is taken at once (reliability D44).

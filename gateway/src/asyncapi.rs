@@ -169,7 +169,9 @@ impl Parts {
         let schema = |name: &str| json!({ "$ref": format!("{REF}{name}") });
         let value = |schema| serde_json::to_value(schema).unwrap_or_default();
         let heartbeat = value(HeartbeatBody::schema());
-        let words = json!({ "enum": ["drain", "stop", "reload", "wake"] });
+        let words = json!({ "properties": {
+            "command": { "enum": ["drain", "stop", "reload", "wake", "beat"] },
+        } });
         let (ours, theirs) = ("send", "receive");
         self.wire(
             "claim",
@@ -182,7 +184,14 @@ impl Parts {
         self.wire("agent.heartbeat", "agent.{id}.heartbeat", theirs, heartbeat, answer);
         self.wire("agent.tasks", "agent.{id}.tasks", ours, schema("Assignment"), None);
         self.wire("agent.control", "agent.{id}.control", ours, words, None);
-        self.wire("agent.log", "agent.{id}.log", theirs, json!({}), None);
+        let line = json!({ "required": ["stream", "line"], "properties": {
+            "task_id": { "type": "string", "format": "uuid" },
+            "attempt": { "type": "integer" },
+            "generation": { "type": "integer" },
+            "stream": { "type": "string" },
+            "line": { "type": "string" },
+        } });
+        self.wire("agent.log", "agent.{id}.log", theirs, line, None);
         self.wire("dead", "dead.{consumer}", ours, json!({}), None);
         // An agent's own door: its subject says who asks.
         for kind in [StreamType::Task, StreamType::Agent] {

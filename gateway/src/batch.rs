@@ -41,6 +41,9 @@ pub struct BatchCommand {
     /// The command's fields.
     #[serde(default)]
     body: Json,
+    /// W3C trace context of what it belongs to; else it is the request's.
+    #[serde(default)]
+    traceparent: Option<String>,
 }
 
 /// A batch: commands in full, or `items` that are new tasks.
@@ -80,8 +83,14 @@ fn submit() -> String {
 ))]
 pub async fn batch(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
     let batch: Batch = body.parse()?;
-    let new =
-        |body| BatchCommand { kind: task(), id: None, command: submit(), command_id: None, body };
+    let new = |body| BatchCommand {
+        kind: task(),
+        id: None,
+        command: submit(),
+        command_id: None,
+        body,
+        traceparent: None,
+    };
     let commands: Vec<_> =
         batch.commands.into_iter().chain(batch.items.into_iter().map(new)).collect();
     if commands.is_empty() || commands.len() > MAX_BATCH {
@@ -121,6 +130,7 @@ fn decide(
     derived: Option<Uuid>,
 ) -> impl Future<Output = Outcome> + Send + 'static {
     let keyed = given.command_id.or(derived);
+    let trace = given.traceparent.as_deref().and_then(Trace::read).unwrap_or(*trace);
     let command_id = keyed.unwrap_or_else(|| app.doors.ids.fresh());
     match envelope(app, caller, given, command_id, keyed.is_none()) {
         Ok(mut envelope) => {

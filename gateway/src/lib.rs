@@ -38,8 +38,8 @@ mod task;
 mod trace;
 mod view;
 
-pub use agent::{NatsHeartbeats, NatsLogs};
-pub use app::{AgentLogs, App, Doors, Heartbeats, Limits};
+pub use agent::{NatsAgents, NatsHeartbeats, NatsLogs};
+pub use app::{AgentDoor, AgentLogs, App, Doors, ForAgent, Heartbeats, Limits, LogStream};
 pub use asyncapi::document as asyncapi_document;
 pub use auth::{PgTokens, TokenDigest, TokenRow, TokenSource, Tokens};
 pub use health::{Check, Health, Report};

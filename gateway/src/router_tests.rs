@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use broker::subject::AgentWord;
 use commands::{AgentWire, Boxed, Claims, Clock, CommandEnvelope, Executor, Ids, Observation};
+use domain::frame::Listen;
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{AgentId, Json, Outcome, OutcomeEvent, Problem, Status, TenantId};
 use parking_lot::Mutex;
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::app::{AgentLogs, Doors, Heartbeats, Limits};
+use crate::app::{AgentDoor, AgentLogs, Doors, ForAgent, Heartbeats, Limits, LogStream};
 use crate::auth::{TokenRow, TokenSource, Tokens};
 
 const TOKEN: &str = "secret";
@@ -77,12 +79,29 @@ impl AgentWire for Nobody {
 }
 
 impl AgentLogs for Nobody {
+    fn open(&self, _: TenantId, _: AgentId, _: Option<u64>) -> Boxed<Result<LogStream, Problem>> {
+        let lines = futures::StreamExt::boxed(futures::stream::empty());
+        Box::pin(async { Ok(LogStream { kept: 0, lines }) })
+    }
+}
+
+impl AgentDoor for Nobody {
+    fn answered(&self, _: TenantId, _: AgentId) -> Boxed<bool> {
+        Box::pin(async { false })
+    }
     fn listen(
         &self,
         _: TenantId,
         _: AgentId,
-    ) -> Boxed<Result<futures::stream::BoxStream<'static, bytes::Bytes>, Problem>> {
+        _: Vec<Listen>,
+    ) -> Boxed<Result<futures::stream::BoxStream<'static, ForAgent>, Problem>> {
         Box::pin(async { Ok(futures::StreamExt::boxed(futures::stream::empty())) })
+    }
+    fn say(&self, _: TenantId, _: AgentId, _: AgentWord, _: Json) -> Boxed<()> {
+        Box::pin(async {})
+    }
+    fn here(&self, _: String) -> Boxed<()> {
+        Box::pin(async {})
     }
 }
 
@@ -134,6 +153,7 @@ fn gateway_of(executor: Arc<dyn Executor>, limits: Limits) -> Router {
         wire: Arc::new(Nobody),
         heartbeats: Arc::new(Nobody),
         logs: Arc::new(Nobody),
+        agents: Arc::new(Nobody),
         queries: projections::Queries::new(pool, projections::Progress::default()),
         reader,
         ids: Ids,

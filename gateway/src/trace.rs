@@ -20,6 +20,12 @@ impl Trace {
         known.map_or_else(|| Self::begun(fresh()), Self)
     }
 
+    /// A value as it is written; `None` where it is invalid.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let text = Some(text).filter(|text| is_valid(text))?;
+        Some(Self(text.as_bytes().get(..LENGTH)?.try_into().ok()?))
+    }
+
     fn begun(id: Uuid) -> Self {
         let mut value = *b"00-00000000000000000000000000000000-0000000000000000-01";
         id.simple().encode_lower(&mut value[3..35]);

@@ -1,15 +1,17 @@
 //! An agent's life: registered, ready, at work, gone.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::agent::{AgentState, RegisterAgent, ReportAgent};
+use domain::frame::Listen;
 use domain::task::{Assignment, ClaimTasks, MAX_CLAIM, MAX_CLAIM_WAIT_MS};
-use domain::{AgentId, Code, StreamType};
-use futures::StreamExt;
+use domain::{AgentId, Code, Json, StreamType, TaskId};
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
@@ -17,13 +19,18 @@ use uuid::Uuid;
 use crate::control::{Control, Phase, Word};
 use crate::identity::agent_id;
 use crate::job::Shop;
+use crate::journal::Journal;
 use crate::logs::Logs;
 use crate::notice::{Notice, Notices};
 use crate::options::Options;
+use crate::route::{Route, Server};
+use crate::transport::{Heard, Said};
 use crate::wire::{Ask, Wire, accepted};
+use crate::work::Shared;
 use crate::{Error, Handler};
 
-const BEAT_EVERY: Duration = Duration::from_secs(2);
+/// How often a wait looks again, should a word have been missed.
+const LOOK: Duration = Duration::from_secs(2);
 /// A server that starts may take its migrations' time.
 const REGISTER_PATIENCE: Duration = Duration::from_secs(30);
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(3);
@@ -47,6 +54,7 @@ pub enum Ended {
 pub struct Agent {
     wire: Wire,
     options: Options,
+    journal: Option<Journal>,
     control: Control,
     notices: Notices,
 }
@@ -61,14 +69,28 @@ impl Agent {
     /// When the server cannot be reached in time or does not take this agent, or when it
     /// is running already.
     pub async fn connect(url: &str, token: Option<&str>, options: Options) -> Result<Self, Error> {
-        let nats = Wire::connect(url, token, &options).await?;
+        let server = Server { url: url.to_owned(), token: token.map(ToOwned::to_owned) };
+        Self::over(Route::Nats(server), options).await
+    }
+
+    /// The same over any route. With an id in the options it comes back as that agent.
+    ///
+    /// # Errors
+    /// When the server cannot be reached in time or does not take this agent, or when it
+    /// is running already.
+    pub async fn over(route: Route, options: Options) -> Result<Self, Error> {
+        let transport = route.open(&options).await?;
         let name = &options.description.name;
-        let mut id = agent_id(&options.tenant, name, 1);
+        let known = options.id;
+        let mut id = known.unwrap_or_else(|| agent_id(&options.tenant, name, 1));
         let mut life = 1;
         let wire = loop {
-            let wire = Wire::new(nats.clone(), options.tenant.clone(), id);
-            if wire.is_answered().await {
+            let wire = Wire::new(Arc::clone(&transport), id);
+            if wire.attach().await? {
                 return Err(Error::Running { name: name.clone(), id });
+            }
+            if known.is_some() {
+                break wire;
             }
             match register(&wire, &options.description).await {
                 Ok(()) => break wire,
@@ -86,7 +108,10 @@ impl Agent {
                 Err(error) => return Err(error),
             }
         };
-        Ok(Self { wire, options, control: Control::new(), notices: Arc::new(|_| {}) })
+        let journal = options.journal.as_deref();
+        let journal = journal.map(|folder: &Path| Journal::open(folder, id)).transpose()?;
+        let (control, notices) = (Control::new(), Arc::new(|_: Notice<'_>| {}));
+        Ok(Self { wire, options, journal, control, notices })
     }
 
     /// Its id.
@@ -109,48 +134,67 @@ impl Agent {
     /// # Errors
     /// When the subscriptions are not taken.
     pub async fn run(self, handler: impl Handler) -> Result<Ended, Error> {
-        let Self { wire, options, control, notices } = self;
+        let Self { wire, options, journal, control, notices } = self;
         let (logs, publisher) = Logs::new(wire.clone());
         let shop = Arc::new(Shop {
-            wire: wire.clone(),
             handler: Arc::new(handler),
-            name: options.description.name.as_str().into(),
             lease_ms: options.lease_ms(),
             control: control.clone(),
-            logs,
-            notices: Arc::clone(&notices),
-            progress_seq: Arc::default(),
             run: Uuid::new_v4(),
+            shared: Shared {
+                agent_name: options.description.name.as_str().into(),
+                wire: wire.clone(),
+                logs,
+                notices: Arc::clone(&notices),
+                progress_seq: Arc::default(),
+                generation: options.generation,
+                journal,
+            },
         });
         let floor = Arc::new(Floor {
-            shop,
+            shop: Arc::clone(&shop),
             slots: options.slots(),
             description: options.description.clone(),
+            beat_every: options.beat_every(),
             running: AtomicUsize::new(0),
+            taken: Mutex::default(),
             freed: Notify::new(),
+            beat: Notify::new(),
             sent_away: AtomicBool::new(false),
         });
 
         let mut helpers = JoinSet::new();
-        let words = wire.subscribe("control").await?;
-        helpers.spawn(Arc::clone(&floor).obey(words));
-        if options.queues.is_empty() {
-            let pushes = wire.subscribe("tasks").await?;
-            helpers.spawn(Arc::clone(&floor).take_pushes(pushes));
+        let mut listen = vec![Listen::Control];
+        if options.queues.is_empty() && options.rounds.is_none() {
+            listen.push(Listen::Tasks);
         }
+        let heard = wire.listen(listen).await?;
+        helpers.spawn(Arc::clone(&floor).hear(heard));
         helpers.spawn(Arc::clone(&floor).beat());
         helpers.spawn(Arc::clone(&floor).mind());
-        ready(&wire, REGISTER_PATIENCE).await?;
+        helpers.spawn(Arc::clone(&floor).wake());
+        helpers.spawn(shop.deliver_kept());
+        floor.be_ready().await?;
         notices(Notice::Ready { id: wire.agent(), name: &options.description.name });
 
         let mut claims = JoinSet::new();
         let default = ["default".to_owned()];
         let queues = if options.queues.is_empty() { &default[..] } else { &options.queues };
         for queue in queues {
-            claims.spawn(Arc::clone(&floor).claim(queue.clone(), options.claim_wait));
+            let rounds = options.rounds;
+            claims.spawn(Arc::clone(&floor).claim(queue.clone(), options.claim_wait, rounds));
+        }
+        let all_rounds = async {
+            if options.rounds.is_none() {
+                std::future::pending::<()>().await;
+            }
+            while claims.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            () = control.reached(Phase::Draining) => {}
+            () = all_rounds => control.drain(None),
         }
 
-        control.reached(Phase::Draining).await;
         notices(Notice::Draining { running: floor.running() });
         // So that no task is given to a claim that nobody waits for any more; who was sent
         // away is passed over already.
@@ -193,15 +237,22 @@ struct Heartbeat {
     slots_free: usize,
     load: f64,
     progress_seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
 }
 
 /// Where the jobs run: at most `slots` at a time.
 struct Floor<H> {
     shop: Arc<Shop<H>>,
     description: RegisterAgent,
+    beat_every: Duration,
     slots: usize,
     running: AtomicUsize,
+    /// What runs here, by its lease: a push that comes twice is one task.
+    taken: Mutex<HashSet<(TaskId, u64)>>,
     freed: Notify,
+    /// Wants a heartbeat at once.
+    beat: Notify,
     /// The server itself wants this agent to end.
     sent_away: AtomicBool,
 }
@@ -217,13 +268,17 @@ impl<H: Handler> Floor<H> {
 
     /// Begins a job, or hands the task back when there is no room or time for it.
     fn take(self: &Arc<Self>, task: Assignment, lease_known: bool) {
+        let lease = (task.task_id, task.lease.token);
+        if !self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(lease) {
+            return;
+        }
         let more = |running: usize| (running < self.slots).then_some(running + 1);
         let fits = self.shop.control.phase() == Phase::Running
             && self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok();
         let floor = Arc::clone(self);
         tokio::spawn(async move {
+            let _place = Place { floor: Arc::clone(&floor), lease, fits };
             if fits {
-                let _place = Place(Arc::clone(&floor));
                 Arc::clone(&floor.shop).run(task, lease_known).await;
             } else {
                 floor.shop.hand_back(&task, "the agent has no free slot").await;
@@ -242,7 +297,7 @@ impl<H: Handler> Floor<H> {
                     return;
                 }
                 // The sleep covers a place that is freed between the look and the wait.
-                tokio::select! { () = freed => {}, () = sleep(BEAT_EVERY) => {} }
+                tokio::select! { () = freed => {}, () = sleep(LOOK) => {} }
             }
         };
         tokio::pin!(limit, done);
@@ -253,10 +308,13 @@ impl<H: Handler> Floor<H> {
         done.await;
     }
 
-    async fn claim(self: Arc<Self>, queue: String, wait: Duration) {
+    async fn claim(self: Arc<Self>, queue: String, wait: Duration, rounds: Option<u32>) {
         let wait_ms = (wait.as_millis() as u64).min(MAX_CLAIM_WAIT_MS);
+        let wire = &self.shop.shared.wire;
         let mut told = false;
-        while self.shop.control.phase() == Phase::Running {
+        let mut wakes = self.shop.control.wakes();
+        let mut round = 0;
+        while self.shop.control.phase() == Phase::Running && rounds.is_none_or(|n| round < n) {
             let max = self.free().min(MAX_CLAIM as usize) as u32;
             if max == 0 {
                 let freed = self.freed.notified();
@@ -265,12 +323,20 @@ impl<H: Handler> Floor<H> {
                 }
                 continue;
             }
-            let agent_id = self.shop.wire.agent();
+            let agent_id = wire.agent();
+            wakes.mark_unchanged();
             let lease_ms = Some(self.shop.lease_ms);
             let claim = ClaimTasks { agent_id, max, wait_ms, lease_ms, start: true };
-            match self.shop.wire.claim(&queue, &claim).await {
+            let claimed = tokio::select! {
+                biased;
+                claimed = wire.claim(&queue, &claim) => claimed,
+                // A claim that waits may wait in a scheduler that is gone.
+                Ok(()) = wakes.changed() => continue,
+            };
+            match claimed {
                 Ok(claimed) => {
                     told = false;
+                    round += 1;
                     for task in claimed.tasks {
                         self.take(task, true);
                     }
@@ -286,14 +352,13 @@ impl<H: Handler> Floor<H> {
                     // Another log than the one that we registered in: a store made anew.
                     if let Error::Refused { problem, .. } = &error
                         && problem.code() == Some(Code::NotFound)
-                        && register(&self.shop.wire, &self.description).await.is_ok()
-                        && ready(&self.shop.wire, REGISTER_PATIENCE).await.is_ok()
+                        && self.describe().await.is_ok()
                     {
                         continue;
                     }
                     // Once per outage: the next line comes when it is over.
                     if !std::mem::replace(&mut told, true) {
-                        (self.shop.notices)(Notice::Waiting(&error.to_string()));
+                        (self.shop.shared.notices)(Notice::Waiting(&error.to_string()));
                     }
                     sleep(CLAIM_PAUSE).await;
                 }
@@ -307,94 +372,122 @@ impl<H: Handler> Floor<H> {
         gone.iter().any(|state| problem.state.as_deref() == Some(state.as_str()))
     }
 
-    async fn take_pushes(self: Arc<Self>, mut pushes: async_nats::Subscriber) {
-        while let Some(message) = pushes.next().await {
-            // The server's question whether anybody listens.
-            if message.payload.is_empty() {
-                continue;
-            }
-            match serde_json::from_slice(&message.payload) {
-                Ok(task) => self.take(task, false),
-                Err(error) => tracing::warn!(%error, "a pushed task cannot be read"),
+    /// Takes what the server says of its own accord.
+    async fn hear(self: Arc<Self>, mut heard: mpsc::Receiver<Heard>) {
+        while let Some(what) = heard.recv().await {
+            match what {
+                Heard::Task(task) => {
+                    let lease_known = task.started;
+                    self.take(*task, lease_known);
+                }
+                // Tasks that come behind it do not wait for what the word asks for.
+                Heard::Word(word) => {
+                    tokio::spawn(Arc::clone(&self).obey(word));
+                }
             }
         }
     }
 
     async fn beat(self: Arc<Self>) {
-        let mut ticks = interval(BEAT_EVERY);
+        let mut ticks = interval(self.beat_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! { _ = ticks.tick() => {}, () = self.beat.notified() => {} }
             let (running, slots_free) = (self.running(), self.free());
             let observed_state = match slots_free {
                 0 => AgentState::Busy,
                 _ => AgentState::Ready,
             };
+            let shared = &self.shop.shared;
             let beat = Heartbeat {
                 observed_state,
                 slots_free,
                 load: running as f64 / self.slots as f64,
-                progress_seq: self.shop.progress_seq.load(Ordering::Relaxed),
+                progress_seq: shared.progress_seq.load(Ordering::Relaxed),
+                generation: shared.generation,
             };
-            self.shop.wire.say("heartbeat", &beat).await;
+            shared.wire.say(Said::Heartbeat(Json::of(&beat))).await;
+        }
+    }
+
+    /// Tells whoever runs us that we were woken.
+    async fn wake(self: Arc<Self>) {
+        let mut wakes = self.shop.control.wakes();
+        while wakes.changed().await.is_ok() {
+            (self.shop.shared.notices)(Notice::Woken);
         }
     }
 
     /// Tells when the connection is gone; claims wait for its return without a word.
     async fn mind(self: Arc<Self>) {
-        let mut link = self.shop.wire.link();
+        let mut link = self.shop.shared.wire.link();
         while link.wait_for(|link| !link.up).await.is_ok() {
-            (self.shop.notices)(Notice::Waiting("the connection to NATS is gone"));
+            (self.shop.shared.notices)(Notice::Waiting("the connection is gone"));
             if link.wait_for(|link| link.up).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn obey(self: Arc<Self>, mut words: async_nats::Subscriber) {
-        while let Some(message) = words.next().await {
-            match Word::parse(&message.payload) {
-                Some(Word::Drain) => {
-                    self.sent_away.store(true, Ordering::Release);
-                    self.shop.control.drain(None);
-                }
-                Some(Word::Stop) => {
-                    self.sent_away.store(true, Ordering::Release);
-                    self.shop.control.stop();
-                }
-                Some(Word::Wake) => {
-                    if let Err(error) = ready(&self.shop.wire, REGISTER_PATIENCE).await {
-                        tracing::warn!(%error, "not woken");
-                    }
-                }
-                Some(Word::Reload) => {
-                    let mut done = register(&self.shop.wire, &self.description).await;
-                    if done.is_ok() {
-                        done = ready(&self.shop.wire, REGISTER_PATIENCE).await;
-                    }
-                    if let Err(error) = done {
-                        tracing::warn!(%error, "not reloaded");
-                    }
-                }
-                // Another process of this name asks whether we are still there.
-                None if message.payload.is_empty() => {
-                    if let Some(asker) = message.reply {
-                        self.shop.wire.answer(asker).await;
-                    }
-                }
-                None => tracing::warn!("an unknown control word is passed over"),
+    async fn obey(self: Arc<Self>, word: Word) {
+        let done = match word {
+            Word::Drain => {
+                self.sent_away.store(true, Ordering::Release);
+                self.shop.control.drain(None);
+                Ok(())
             }
+            Word::Stop => {
+                self.sent_away.store(true, Ordering::Release);
+                self.shop.control.stop();
+                Ok(())
+            }
+            Word::Wake => {
+                self.shop.control.wake();
+                ready(&self.shop.shared.wire, REGISTER_PATIENCE).await
+            }
+            Word::Beat => {
+                self.beat.notify_one();
+                Ok(())
+            }
+            Word::Reload => self.describe().await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, ?word, "the control word was not carried out");
         }
+    }
+
+    /// Says that it is ready; who was registered from outside and is not known after all
+    /// describes itself first.
+    async fn be_ready(&self) -> Result<(), Error> {
+        match ready(&self.shop.shared.wire, REGISTER_PATIENCE).await {
+            Err(Error::Refused { problem, .. }) if problem.code() == Some(Code::NotFound) => {
+                self.describe().await
+            }
+            done => done,
+        }
+    }
+
+    async fn describe(&self) -> Result<(), Error> {
+        register(&self.shop.shared.wire, &self.description).await?;
+        ready(&self.shop.shared.wire, REGISTER_PATIENCE).await
     }
 }
 
 /// A taken slot; free again when the job ends, however it ends.
-struct Place<H>(Arc<Floor<H>>);
+struct Place<H> {
+    floor: Arc<Floor<H>>,
+    lease: (TaskId, u64),
+    /// It holds a slot; else the task was handed back.
+    fits: bool,
+}
 
 impl<H> Drop for Place<H> {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-        self.0.freed.notify_waiters();
+        self.floor.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.lease);
+        if self.fits {
+            self.floor.running.fetch_sub(1, Ordering::AcqRel);
+            self.floor.freed.notify_waiters();
+        }
     }
 }
 

@@ -57,6 +57,8 @@ impl CommandHandler {
             .env("TAFFRAIL_AGENT_NAME", work.agent_name())
             // The agent's own credential is not the command's.
             .env_remove("TAFFRAIL_NATS_TOKEN")
+            .env_remove("TAFFRAIL_NATS_TOKEN_FILE")
+            .env_remove("TAFFRAIL_AGENT_SOCKET")
             .env_remove("TAFFRAIL_TOKEN");
         Some(command)
     }
@@ -72,8 +74,9 @@ impl Handler for CommandHandler {
             Err(error) => return Verdict::failed(format!("no assignment line: {error}"), true),
         };
         input.push(b'\n');
-        let logger = work.clone();
-        let started = Running::start(command, input, move |line| logger.log("stderr", line));
+        let (logger, counter) = (work.clone(), work.clone());
+        let log = move |line: &str| logger.log("stderr", line);
+        let started = Running::start(command, input, log, move || counter.gets_on());
         let mut running = match started {
             Ok(running) => running,
             Err(error) => {

@@ -21,11 +21,14 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone)]
 pub struct Control {
     phase: Arc<watch::Sender<(Phase, Option<Instant>)>>,
+    /// Counts how often it was woken.
+    wakes: Arc<watch::Sender<u64>>,
 }
 
 impl Control {
     pub(crate) fn new() -> Self {
-        Self { phase: Arc::new(watch::Sender::new((Phase::Running, None))) }
+        let phase = watch::Sender::new((Phase::Running, None));
+        Self { phase: Arc::new(phase), wakes: Arc::default() }
     }
 
     /// No new tasks. The running ones may end, for ever or until the limit.
@@ -49,6 +52,16 @@ impl Control {
             *phase = Phase::Stopping;
             changed
         });
+    }
+
+    /// Looks for work at once: claims that wait are given up and made anew.
+    pub fn wake(&self) {
+        self.wakes.send_modify(|wakes| *wakes += 1);
+    }
+
+    /// Changes whenever it is woken.
+    pub(crate) fn wakes(&self) -> watch::Receiver<u64> {
+        self.wakes.subscribe()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -91,8 +104,10 @@ pub(crate) enum Word {
     Stop,
     /// Describe yourself anew.
     Reload,
-    /// Be ready again.
+    /// Be ready again, and look for work at once.
     Wake,
+    /// Send a heartbeat now.
+    Beat,
 }
 
 impl Word {
@@ -113,6 +128,7 @@ impl Word {
             "stop" => Self::Stop,
             "reload" => Self::Reload,
             "wake" => Self::Wake,
+            "beat" => Self::Beat,
             _ => return None,
         })
     }
@@ -128,6 +144,7 @@ mod tests {
         assert_eq!(Word::parse(b"\"stop\""), Some(Word::Stop));
         assert_eq!(Word::parse(br#"{"command":"wake"}"#), Some(Word::Wake));
         assert_eq!(Word::parse(br#"{"word":"reload"}"#), Some(Word::Reload));
+        assert_eq!(Word::parse(br#"{"command":"beat"}"#), Some(Word::Beat));
         for nonsense in [&b""[..], b"7", b"explode", b"{}", b"\xff", b"[\"stop\"]"] {
             assert_eq!(Word::parse(nonsense), None);
         }

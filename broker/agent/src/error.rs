@@ -14,6 +14,41 @@ pub enum Error {
         #[source]
         source: async_nats::ConnectError,
     },
+    /// The gateway or the node's socket cannot be reached.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// Where; without user and password.
+        url: String,
+        /// What the last try met.
+        reason: String,
+    },
+    /// The gateway or the node's socket does not let us in.
+    #[error("{url} does not let us in: {reason}")]
+    Denied {
+        /// Where; without user and password.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A file of ours cannot be read or written.
+    #[error("cannot use {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A variable of the environment makes no sense.
+    #[error("{name}: `{value}` {expected}")]
+    Variable {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// A subscription was not taken.
     #[error("cannot subscribe to {subject}")]
     Subscribe {

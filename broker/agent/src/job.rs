@@ -1,11 +1,12 @@
 //! One task from its assignment to our answer.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use domain::frame::CommandFrame;
 use domain::task::{Assignment, CompleteTask, ExtendTask, FailTask, ReleaseTask, StartTask};
-use domain::{Json, Outcome, Problem, Status, StreamType};
+use domain::{Json, Outcome, Problem, Status, StreamType, TaskId};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -13,10 +14,10 @@ use uuid::Uuid;
 
 use crate::control::{Control, Phase};
 use crate::identity::command_id;
-use crate::logs::Logs;
-use crate::notice::{Notice, Notices};
-use crate::wire::{Ask, Wire};
-use crate::work::Work;
+use crate::journal::Journal;
+use crate::notice::Notice;
+use crate::wire::Ask;
+use crate::work::{Shared, Work};
 use crate::{Error, Handler, Verdict};
 
 /// The command that begins the work.
@@ -25,19 +26,21 @@ const START: &str = "start";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the answer is offered for: outlasts a restart and a database's recovery.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(600);
+/// How long the first try of an answer may take before it is kept on disk.
+const BEFORE_KEEPING: Duration = Duration::from_secs(1);
+/// How long a kept answer is offered for at a time.
+const KEPT_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause while nothing that is kept can be delivered.
+const KEPT_PAUSE: Duration = Duration::from_secs(2);
 /// The same when the agent is on its way out.
 const LAST_WORD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What every job of an agent shares.
 pub(crate) struct Shop<H> {
-    pub wire: Wire,
     pub handler: Arc<H>,
-    pub name: Arc<str>,
     pub lease_ms: u64,
     pub control: Control,
-    pub logs: Logs,
-    pub notices: Notices,
-    pub progress_seq: Arc<AtomicU64>,
+    pub shared: Shared,
     /// Of this process: its commands are nobody else's.
     pub run: Uuid,
 }
@@ -80,22 +83,25 @@ impl<H: Handler> Shop<H> {
             let body = StartTask { lease_token: task.lease.token };
             match self.tell(&task, START, 0, &body, START_PATIENCE).await {
                 Ok(Word::Yes) => {}
-                Ok(Word::Lost | Word::Invalid(_)) => return (self.notices)(Notice::Lost(&task)),
+                Ok(Word::Lost | Word::Invalid(_)) => {
+                    return (self.shared.notices)(Notice::Lost(&task));
+                }
                 Err(error) => {
                     let detail = error.to_string();
                     return self.noted(&task, "unanswered", begin, Some(&detail));
                 }
             }
         }
-        (self.notices)(Notice::Started(&task));
+        (self.shared.notices)(Notice::Started(&task));
 
         let lost = CancellationToken::new();
         let stop = lost.child_token();
         let keeper =
             tokio::spawn(Arc::clone(&self).keep(Arc::clone(&task), lost.clone(), lease_known));
         let verdict = self.work(&task, &stop).await;
+        self.shared.progress_seq.fetch_add(1, Ordering::Relaxed);
         if lost.is_cancelled() {
-            (self.notices)(Notice::Lost(&task));
+            (self.shared.notices)(Notice::Lost(&task));
         } else {
             self.answer(&task, verdict, begin).await;
         }
@@ -104,14 +110,8 @@ impl<H: Handler> Shop<H> {
 
     /// Lets the handler work until it is done, the lease is lost or the agent stops.
     async fn work(&self, task: &Arc<Assignment>, stop: &CancellationToken) -> Verdict {
-        let work = Work::new(
-            Arc::clone(task),
-            Arc::clone(&self.name),
-            stop.clone(),
-            self.wire.clone(),
-            (self.logs.clone(), Arc::clone(&self.notices)),
-            Arc::clone(&self.progress_seq),
-        );
+        let work = Work::new(Arc::clone(task), stop.clone(), self.shared.clone());
+        work.gets_on();
         let handler = Arc::clone(&self.handler);
         let mut working = tokio::spawn(async move { handler.handle(work).await });
         let ended = tokio::select! {
@@ -167,7 +167,7 @@ impl<H: Handler> Shop<H> {
         };
         match told {
             Ok(Word::Yes) => self.noted(task, how, begin, said(&verdict).as_deref()),
-            Ok(Word::Lost) => (self.notices)(Notice::Lost(task)),
+            Ok(Word::Lost) => (self.shared.notices)(Notice::Lost(task)),
             Ok(Word::Invalid(reason)) => self.unfit(task, &reason, begin).await,
             Err(Error::TooLarge { what, bytes, limit }) => {
                 let reason = format!("{what} has {bytes} bytes, at most {limit} are taken");
@@ -183,7 +183,7 @@ impl<H: Handler> Shop<H> {
         let error = Json::of(&serde_json::json!({ "message": message }));
         match self.tell_at_last(task, "fail", &failure(task, error, false)).await {
             Ok(Word::Yes) => self.noted(task, "failed", begin, Some(&message)),
-            Ok(Word::Lost) => (self.notices)(Notice::Lost(task)),
+            Ok(Word::Lost) => (self.shared.notices)(Notice::Lost(task)),
             Ok(Word::Invalid(reason)) => self.noted(task, "unanswered", begin, Some(&reason)),
             Err(error) => self.noted(task, "unanswered", begin, Some(&error.to_string())),
         }
@@ -207,7 +207,111 @@ impl<H: Handler> Shop<H> {
             Phase::Running | Phase::Draining => ANSWER_PATIENCE,
             Phase::Stopping => LAST_WORD_PATIENCE,
         };
-        self.tell(task, command, 0, body, patience).await
+        let Some(journal) = &self.shared.journal else {
+            return self.tell(task, command, 0, body, patience).await;
+        };
+        let frame = self.frame(task, command, 0, body);
+        if !journal.has_progress_of(task.task_id.0) {
+            match self.shared.wire.deliver(&frame, BEFORE_KEEPING).await {
+                Err(Error::Unanswered { .. }) => {}
+                answered => return answered.map(|outcome| word(&outcome)),
+            }
+        }
+        let kept = journal.keep(frame.clone()).await;
+        if kept {
+            (self.shared.notices)(Notice::Kept(task));
+        }
+        let answered = self.offer(task, &frame, patience, journal).await;
+        if kept {
+            match &answered {
+                Ok(_) => journal.done(frame.command_id),
+                Err(Error::Unanswered { .. }) => journal.leave(frame.command_id),
+                // It would be the same the next time.
+                Err(_) => journal.done(frame.command_id),
+            }
+        }
+        answered.map(|outcome| word(&outcome))
+    }
+
+    /// Offers an answer that could not be delivered at once, behind the progress that was not
+    /// delivered either.
+    async fn offer(
+        &self,
+        task: &Assignment,
+        frame: &CommandFrame,
+        patience: Duration,
+        journal: &Journal,
+    ) -> Result<Outcome, Error> {
+        let begin = Instant::now();
+        let mut link = self.shared.wire.link();
+        // Nobody hears it before; a try that times out would only put the answer off.
+        let _ = tokio::time::timeout(patience, link.wait_for(|link| link.up)).await;
+        while let Some(progress) = journal.progress_of(task.task_id.0) {
+            match self.shared.wire.deliver(&progress, BEFORE_KEEPING).await {
+                Err(Error::Unanswered { .. }) => {
+                    journal.leave(progress.command_id);
+                    break;
+                }
+                Ok(_) | Err(_) => journal.done(progress.command_id),
+            }
+        }
+        let left = patience.saturating_sub(begin.elapsed()).max(BEFORE_KEEPING);
+        self.shared.wire.deliver(frame, left).await
+    }
+
+    /// Delivers what was kept, by this process or one before it, until dropped.
+    pub(crate) async fn deliver_kept(self: Arc<Self>) {
+        let Some(journal) = &self.shared.journal else { return };
+        let mut link = self.shared.wire.link();
+        loop {
+            let Some(frame) = journal.next() else {
+                sleep(KEPT_PAUSE).await;
+                continue;
+            };
+            // Lets go of the entry also where this is dropped in the middle.
+            let _left = Left { journal, command_id: frame.command_id };
+            if link.wait_for(|link| link.up).await.is_err() {
+                return;
+            }
+            let refused = match self.shared.wire.deliver(&frame, KEPT_PATIENCE).await {
+                Ok(outcome) => match word(&outcome) {
+                    Word::Yes => None,
+                    Word::Lost => Some(detail(outcome.decision().problem.as_ref())),
+                    Word::Invalid(reason) => Some(reason),
+                },
+                Err(Error::Unanswered { .. }) => {
+                    sleep(KEPT_PAUSE).await;
+                    continue;
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            journal.done(frame.command_id);
+            let (task_id, command) = (TaskId(frame.id), frame.command.as_str());
+            if let Some(reason) = &refused {
+                tracing::warn!(task = %task_id, command, reason, "a kept answer is dropped");
+            }
+            let refused = refused.as_deref();
+            (self.shared.notices)(Notice::Delivered { task_id, command, refused });
+        }
+    }
+
+    fn frame<B: Serialize>(
+        &self,
+        task: &Assignment,
+        command: &'static str,
+        nth: u64,
+        body: &B,
+    ) -> CommandFrame {
+        let ask = Ask {
+            kind: StreamType::Task,
+            id: task.task_id.0,
+            command,
+            command_id: command_id(self.run, task.task_id, task.lease.token, command, nth),
+            body,
+            traceparent: task.traceparent.as_deref(),
+            patience: Duration::ZERO,
+        };
+        ask.frame()
     }
 
     async fn tell<B: Serialize>(
@@ -218,16 +322,8 @@ impl<H: Handler> Shop<H> {
         body: &B,
         patience: Duration,
     ) -> Result<Word, Error> {
-        let ask = Ask {
-            kind: StreamType::Task,
-            id: task.task_id.0,
-            command,
-            command_id: command_id(self.run, task.task_id, task.lease.token, command, nth),
-            body,
-            traceparent: task.traceparent.as_deref(),
-            patience,
-        };
-        let outcome = self.wire.ask(&ask).await?;
+        let frame = self.frame(task, command, nth, body);
+        let outcome = self.shared.wire.deliver(&frame, patience).await?;
         // Somebody else has begun under our lease: another process of this name, or we in
         // an earlier life. Whoever begins a second time changes nothing.
         if command == START && outcome.decision().events.is_empty() {
@@ -240,7 +336,19 @@ impl<H: Handler> Shop<H> {
     }
 
     fn noted(&self, task: &Assignment, how: &'static str, begin: Instant, detail: Option<&str>) {
-        (self.notices)(Notice::Answered { task, how, took: begin.elapsed(), detail });
+        (self.shared.notices)(Notice::Answered { task, how, took: begin.elapsed(), detail });
+    }
+}
+
+/// An entry of the journal in the hands of whoever delivers it.
+struct Left<'a> {
+    journal: &'a Journal,
+    command_id: Uuid,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.journal.leave(self.command_id);
     }
 }
 

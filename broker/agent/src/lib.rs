@@ -10,16 +10,24 @@
 //! away the work goes on, since its answer is refused should another have it by then.
 
 mod agent;
+mod auto;
 mod command;
 mod control;
+mod dial;
 mod error;
 mod identity;
 mod job;
+mod journal;
+mod line;
 mod logs;
+mod nats;
 mod notice;
 mod options;
 mod process;
+mod relay;
+mod route;
 mod tail;
+mod transport;
 mod verdict;
 mod wire;
 mod work;
@@ -31,5 +39,7 @@ pub use error::Error;
 pub use identity::{agent_id, command_id};
 pub use notice::Notice;
 pub use options::Options;
+pub use relay::Relay;
+pub use route::{Route, Server, token_file};
 pub use verdict::Verdict;
 pub use work::{Handler, Work};

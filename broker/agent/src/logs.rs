@@ -4,18 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::TaskId;
+use domain::frame::cut_line;
+use domain::{Json, TaskId};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::transport::Said;
 use crate::wire::Wire;
 
 /// A line as it is published.
 #[derive(Debug, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct LogLine {
     pub task_id: TaskId,
     pub attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// `stderr`, or what an SDK's handler calls its own.
     pub stream: &'static str,
     pub line: String,
@@ -29,7 +33,7 @@ const LINES_PER_SECOND: u32 = 500;
 /// Where lines are dropped off, without waiting.
 #[derive(Debug, Clone)]
 pub(crate) struct Logs {
-    lines: mpsc::Sender<Line>,
+    lines: mpsc::Sender<LogLine>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -41,14 +45,14 @@ impl Logs {
         (Self { lines, dropped }, publisher)
     }
 
-    pub(crate) fn push(&self, line: Line) {
+    pub(crate) fn push(&self, line: LogLine) {
         if self.lines.try_send(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-async fn publish(wire: Wire, mut waiting: mpsc::Receiver<Line>, dropped: Arc<AtomicU64>) {
+async fn publish(wire: Wire, mut waiting: mpsc::Receiver<LogLine>, dropped: Arc<AtomicU64>) {
     let mut window = Instant::now();
     let mut sent = 0;
     while let Some(mut line) = waiting.recv().await {
@@ -64,6 +68,7 @@ async fn publish(wire: Wire, mut waiting: mpsc::Receiver<Line>, dropped: Arc<Ato
         if missing > 0 {
             line.line = format!("[{missing} lines left out]\n{}", line.line);
         }
-        wire.say("log", &line).await;
+        line.line = cut_line(&line.line);
+        wire.say(Said::Log(Json::of(&line))).await;
     }
 }

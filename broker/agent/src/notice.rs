@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::AgentId;
 use domain::task::Assignment;
+use domain::{AgentId, TaskId};
 
 /// Something that happened to a running agent, for a log or a screen.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,19 @@ pub enum Notice<'a> {
     },
     /// Claims get no answer or a refusal; it goes on trying.
     Waiting(&'a str),
+    /// The answer for a task is kept on disk until the server can be told.
+    Kept(&'a Assignment),
+    /// The server has an answer that was kept.
+    Delivered {
+        /// The task.
+        task_id: TaskId,
+        /// The command that was kept: `complete`, `fail`, `release`, `progress`.
+        command: &'a str,
+        /// Why it changed nothing: the task is another's by now.
+        refused: Option<&'a str>,
+    },
+    /// It was told to look for work at once.
+    Woken,
 }
 
 /// Where notices go. Called on the agent's own tasks: it must not block.

@@ -37,11 +37,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it with `input` on stdin; `line` is told of every line on stderr.
+    /// Starts it with `input` on stdin; `line` is told of every line on stderr, and `gets_on`
+    /// that there was one on stdout.
     pub(crate) fn start(
         mut command: Command,
         input: Vec<u8>,
         line: impl FnMut(&str) + Send + 'static,
+        mut gets_on: impl FnMut() + Send + 'static,
     ) -> std::io::Result<Self> {
         command
             .stdin(Stdio::piped())
@@ -60,7 +62,7 @@ impl Running {
                 let _ = stdin.shutdown().await;
             }
         });
-        let stdout = tokio::spawn(read(stdout, STDOUT_KEPT, Lines::new(|_: &str| {})));
+        let stdout = tokio::spawn(read(stdout, STDOUT_KEPT, Lines::new(move |_: &str| gets_on())));
         let stderr = tokio::spawn(read(stderr, STDERR_KEPT, Lines::new(line)));
         Ok(Self { child, group, stdout, stderr, stdin })
     }
@@ -193,14 +195,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_leaves_a_child_behind_ends_all_the_same() {
-        let mut run = Running::start(sh("sleep 60 & echo done"), vec![], |_: &str| {}).unwrap();
+        let mut run =
+            Running::start(sh("sleep 60 & echo done"), vec![], |_: &str| {}, || {}).unwrap();
         let finished = timeout(Duration::from_secs(5), run.end()).await.unwrap().unwrap();
         assert_eq!(finished.stdout.text(100), "done\n");
     }
 
     #[tokio::test]
     async fn a_command_that_ignores_the_request_is_killed_with_its_children() {
-        let run = Running::start(sh("trap '' TERM; sleep 60; sleep 60"), vec![], |_: &str| {});
+        let run =
+            Running::start(sh("trap '' TERM; sleep 60; sleep 60"), vec![], |_: &str| {}, || {});
         tokio::time::sleep(Duration::from_millis(100)).await;
         timeout(Duration::from_secs(5), run.unwrap().stop()).await.unwrap();
     }
@@ -208,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_does_not_read_its_input_is_no_trouble() {
         let input = vec![b'x'; 1 << 20];
-        let mut run = Running::start(sh("exit 3"), input, |_: &str| {}).unwrap();
+        let mut run = Running::start(sh("exit 3"), input, |_: &str| {}, || {}).unwrap();
         let finished = timeout(Duration::from_secs(5), run.end()).await.unwrap().unwrap();
         assert_eq!(finished.status.code(), Some(3));
     }

@@ -10,7 +10,8 @@ use domain::{Json, StreamType};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::logs::{Line, Logs};
+use crate::journal::Journal;
+use crate::logs::{LogLine, Logs};
 use crate::notice::{Notice, Notices};
 use crate::wire::{Ask, Wire, accepted};
 use crate::{Error, Verdict};
@@ -28,12 +29,20 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Work {
     assignment: Arc<Assignment>,
-    agent_name: Arc<str>,
     stop: CancellationToken,
-    wire: Wire,
-    logs: Logs,
-    notices: Notices,
-    progress_seq: Arc<AtomicU64>,
+    shared: Shared,
+}
+
+/// What the works of one agent share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub agent_name: Arc<str>,
+    pub wire: Wire,
+    pub logs: Logs,
+    pub notices: Notices,
+    pub progress_seq: Arc<AtomicU64>,
+    pub generation: Option<u64>,
+    pub journal: Option<Journal>,
 }
 
 /// How long a word of progress is tried for: the next one is newer anyway.
@@ -42,13 +51,10 @@ const PROGRESS_PATIENCE: Duration = Duration::from_secs(5);
 impl Work {
     pub(crate) fn new(
         assignment: Arc<Assignment>,
-        agent_name: Arc<str>,
         stop: CancellationToken,
-        wire: Wire,
-        (logs, notices): (Logs, Notices),
-        progress_seq: Arc<AtomicU64>,
+        shared: Shared,
     ) -> Self {
-        Self { assignment, agent_name, stop, wire, logs, notices, progress_seq }
+        Self { assignment, stop, shared }
     }
 
     /// The task as it was handed over.
@@ -58,12 +64,12 @@ impl Work {
 
     /// The agent's name.
     pub fn agent_name(&self) -> &str {
-        &self.agent_name
+        &self.shared.agent_name
     }
 
     /// The agent's id.
     pub fn agent_id(&self) -> domain::AgentId {
-        self.wire.agent()
+        self.shared.wire.agent()
     }
 
     /// Waits until the work is no longer wanted.
@@ -71,19 +77,28 @@ impl Work {
         self.stop.cancelled().await;
     }
 
+    /// Tells that the work gets on, without a word of what it does: `progress_seq` of the
+    /// next heartbeat is greater. What works and never says so counts as hanging.
+    pub fn gets_on(&self) {
+        self.shared.progress_seq.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Publishes a line of the task's log; never waits, and drops what is too much.
     pub fn log(&self, stream: &'static str, line: &str) {
-        self.progress_seq.fetch_add(1, Ordering::Relaxed);
-        (self.notices)(Notice::Line(&self.assignment, line));
-        self.logs.push(Line {
+        self.gets_on();
+        (self.shared.notices)(Notice::Line(&self.assignment, line));
+        self.shared.logs.push(LogLine {
             task_id: self.assignment.task_id,
             attempt: self.assignment.attempt,
+            generation: self.shared.generation,
             stream,
             line: line.to_owned(),
         });
     }
 
     /// Tells how far it is: 0 to 100, a text for people, data for programs.
+    ///
+    /// With a journal, what gets no answer is kept and told later.
     ///
     /// # Errors
     /// When nobody answers, or the lease is lost.
@@ -93,7 +108,7 @@ impl Work {
         message: Option<String>,
         data: Json,
     ) -> Result<(), Error> {
-        self.progress_seq.fetch_add(1, Ordering::Relaxed);
+        self.gets_on();
         let lease_token = self.assignment.lease.token;
         let body = ProgressTask { lease_token, percent, message, data };
         let ask = Ask {
@@ -105,6 +120,18 @@ impl Work {
             traceparent: self.assignment.traceparent.as_deref(),
             patience: PROGRESS_PATIENCE,
         };
-        accepted("task progress", self.wire.ask(&ask).await?).map(|_| ())
+        let frame = ask.frame();
+        let error = match self.shared.wire.deliver(&frame, PROGRESS_PATIENCE).await {
+            Ok(outcome) => return accepted("task progress", outcome).map(|_| ()),
+            Err(error) => error,
+        };
+        if let (Error::Unanswered { .. }, Some(journal)) = (&error, &self.shared.journal) {
+            let command_id = frame.command_id;
+            if journal.keep(frame).await {
+                journal.leave(command_id);
+                return Ok(());
+            }
+        }
+        Err(error)
     }
 }

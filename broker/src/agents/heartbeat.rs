@@ -26,6 +26,9 @@ pub struct Heartbeat {
     /// Grows as long as its work gets on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_seq: Option<u64>,
+    /// Which start of the agent says it, as whoever started it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// What it works on: these leases are extended, once less than half of one is left.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<HeldTask>,
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_read_strictly() {
-        let body = br#"{"observed_state":"ready","slots_free":2,"load":0.5,"progress_seq":9}"#;
+        let body = br#"{"observed_state":"ready","slots_free":2,"load":0.5,"progress_seq":9,"generation":2}"#;
         let heartbeat = Heartbeat::read(body).expect("a heartbeat");
         assert_eq!(heartbeat.slots_free, Some(2));
         assert_eq!(Heartbeat::read(b"").expect("one"), Heartbeat::default());

@@ -74,13 +74,20 @@ pub struct Consumer {
     dead: DeadLetters,
     counters: Arc<Counters>,
     ids: Ids,
+    streams: Streams,
 }
 
 impl Consumer {
     /// A consumer of a connection's commands; `tenants` tells which tenants exist.
     pub fn new(client: Client, executor: Arc<dyn Executor>, tenants: TenantCheck) -> Self {
         let dead = DeadLetters::new(client.clone(), tenants.clone());
-        Self { client, executor, tenants, dead, counters: Arc::default(), ids: Ids }
+        let streams = Streams::new(client.clone());
+        Self { client, executor, tenants, dead, counters: Arc::default(), ids: Ids, streams }
+    }
+
+    /// The same, looking after these streams.
+    pub fn with_streams(self, streams: Streams) -> Self {
+        Self { streams, ..self }
     }
 
     /// What was counted since the start.
@@ -92,9 +99,8 @@ impl Consumer {
     ///
     /// Every failure of NATS is waited out; streams and consumers that vanish are made again.
     pub async fn run(&self, cancel: CancellationToken) {
-        let streams = Streams::new(self.client.clone());
         tokio::join!(
-            streams.keep(cancel.clone()),
+            self.streams.keep(cancel.clone()),
             durable::run(self, cancel.clone()),
             requests::run(self, cancel.clone()),
         );

@@ -27,6 +27,9 @@ pub const ALL_DEAD: &str = "taffrail.*.dead.>";
 /// Every agent's sign of life.
 pub const ALL_HEARTBEATS: &str = "taffrail.*.agent.*.heartbeat";
 
+/// Every agent's log lines.
+pub const ALL_LOGS: &str = "taffrail.*.agent.*.log";
+
 /// `taffrail.<tenant>.cmd.<type>.<id>.<command>`
 pub fn command(tenant: &TenantId, kind: StreamType, id: Uuid, command: &str) -> String {
     format!("taffrail.{tenant}.cmd.{kind}.{id}.{}", token(command))

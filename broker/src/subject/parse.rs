@@ -94,7 +94,7 @@ pub enum AgentWord {
     Heartbeat,
     /// Pushed assignments.
     Tasks,
-    /// drain, stop, reload, wake.
+    /// drain, stop, reload, wake, beat.
     Control,
     /// Log lines and token streams.
     Log,

@@ -22,6 +22,14 @@ impl Client {
         self.get("v1/agents", query).await
     }
 
+    /// The kept log lines of an agent, at most the last `tail` of them.
+    ///
+    /// # Errors
+    /// When there is no such agent or no answer comes.
+    pub async fn agent_logs(&self, id: Uuid, query: Query<'_>) -> Result<Value, Error> {
+        self.get(&format!("v1/agents/{id}/logs"), query).await
+    }
+
     /// A command of an agent; the long ones answer with an operation.
     ///
     /// # Errors

@@ -36,9 +36,13 @@ pub struct HeartbeatBody {
     /// 0 to 1, or what the agent means by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
-    /// Grows while the running task gets on.
+    /// Grows while the running tasks get on: with words of progress, lines of output, tasks
+    /// begun and ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_seq: Option<u64>,
+    /// Which start of the agent says it, as whoever started it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// What it works on, at most 256 tasks: their leases are extended to their whole length
     /// again, once less than half of one is left.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,11 +1,15 @@
 //! Agents over HTTP.
 
+mod door;
 mod heartbeat;
+mod line;
 mod logs;
 mod routes;
 
+pub use door::NatsAgents;
 pub use heartbeat::{__path_beat, NatsHeartbeats, beat};
 pub(crate) use heartbeat::{HeartbeatAnswer, HeartbeatBody, HeldTask};
+pub(crate) use line::AgentLine;
 pub use logs::{__path_follow_logs, NatsLogs, follow_logs};
 pub(crate) use routes::NOT_HERE;
 pub use routes::{

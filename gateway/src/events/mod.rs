@@ -13,6 +13,7 @@ mod stream;
 mod ws;
 
 pub(crate) use filter::StreamFilter;
+pub(crate) use outbox::Outbox;
 pub use page::{__path_list_events, EventList, list_events};
 pub(crate) use page::{at_least, cloud_events};
 pub use sse::{__path_stream_events, stream_events};

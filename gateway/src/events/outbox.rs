@@ -16,14 +16,14 @@ pub(super) type Queued = (Message, Option<OwnedSemaphorePermit>);
 
 /// Where messages for the peer are put; whoever puts one waits for room.
 #[derive(Clone)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
 }
 
 /// The peer is gone.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 impl Outbox {
     pub(super) fn new() -> (Self, mpsc::Receiver<Queued>) {
@@ -32,7 +32,7 @@ impl Outbox {
     }
 
     /// Waits for room and puts a message there.
-    pub(super) async fn send(&self, message: Message) -> Result<(), Gone> {
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Gone> {
         let bytes = u32::try_from(size(&message).clamp(1, BYTES)).unwrap_or(1);
         // Dropping the receiver drops what is queued, which gives its room back.
         let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;

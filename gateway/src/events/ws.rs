@@ -1,8 +1,9 @@
-//! `GET /v1/ws`: events, acknowledgements and commands over one connection.
+//! `GET /v1/ws`: events, acknowledgements and commands over one connection, and all that an
+//! agent says.
 //!
 //! The client sends `{"subscribe": {…}}`, `{"ack": position}` or `{"command": {…}}`, each
 //! as one text frame; it gets `{"subscribed"}`, `{"event"}`, `{"reset"}`, `{"outcome"}`
-//! and `{"problem"}`. Both ways are bounded: commands beyond the window wait unread, and
+//! and `{"problem"}`. An agent's frames are `domain::frame`'s. Both ways are bounded: commands beyond the window wait unread, and
 //! events wait for the peer to read and, where it asked so, to acknowledge.
 
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, header};
-use domain::{Code, Problem};
+use domain::frame::{Attach, ClaimFrame};
+use domain::{Code, Json, Problem};
 use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +27,7 @@ use super::cursor;
 use super::filter::StreamFilter;
 use super::outbox::{Outbox, write};
 use super::stream::{Live, Next};
+use crate::agent::AgentLine;
 use crate::app::{App, StreamSlot};
 use crate::auth::Caller;
 use crate::batch::BatchCommand;
@@ -54,6 +57,13 @@ enum Said {
     Ack(u64),
     /// A command; its outcome comes when it is decided.
     Command(Box<BatchCommand>),
+    /// From now on this connection speaks for an agent (`domain::frame`), and so on.
+    Attach(Attach),
+    Claim(ClaimFrame),
+    GiveUp(u64),
+    Heartbeat(Json),
+    Log(Json),
+    Here(u64),
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +129,7 @@ struct Session {
     /// How far the peer has acknowledged the present subscription.
     acked: watch::Sender<u64>,
     commands: Arc<Semaphore>,
+    agent: AgentLine,
     /// Ends the present subscription.
     subscription: CancellationToken,
     /// Hands the present subscription's events over.
@@ -129,6 +140,7 @@ struct Session {
 impl Session {
     fn new(app: App, caller: Caller, trace: Trace, slot: Arc<StreamSlot>) -> Self {
         Self {
+            agent: AgentLine::new(app.clone(), caller.clone()),
             app,
             caller,
             trace,
@@ -243,7 +255,7 @@ impl Session {
             Said::Command(command) => {
                 // The next message is not read before there is room for its command.
                 let Ok(room) = self.commands.clone().acquire_owned().await else { return Ok(()) };
-                let (app, caller) = (self.app.clone(), self.caller.clone());
+                let (app, caller) = (self.app.clone(), self.agent.caller());
                 let (trace, outbox) = (self.trace, outbox.clone());
                 self.app.tracker.spawn(async move {
                     let outcome = crate::batch::execute(&app, &caller, &trace, *command).await;
@@ -251,6 +263,18 @@ impl Session {
                     let _ = outbox.send(Message::text(text)).await;
                     drop(room);
                 });
+                Ok(())
+            }
+            Said::Attach(attach) => self.agent.attach(attach, outbox).await,
+            Said::Claim(claim) => self.agent.claim(claim, outbox).await,
+            Said::GiveUp(reference) => {
+                self.agent.give_up(reference);
+                Ok(())
+            }
+            Said::Heartbeat(body) => self.agent.heartbeat(body).await,
+            Said::Log(line) => self.agent.log(line).await,
+            Said::Here(number) => {
+                self.agent.here(number).await;
                 Ok(())
             }
         }
@@ -375,5 +399,33 @@ mod tests {
         assert!(matches!(read(r#"{"subscribe":{"after":"7.2"}}"#), Ok(Said::Subscribe(_))));
         assert!(read(r#"{"subscribe":{"afer":1}}"#).is_err());
         assert!(read(r#"{"shout":1}"#).is_err());
+    }
+
+    #[test]
+    fn every_frame_of_an_agent_is_understood() {
+        use domain::frame::{CommandFrame, FromAgent, Listen};
+        let agent = domain::AgentId::nth(1);
+        let claim = domain::task::ClaimTasks { start: true, ..domain::task::ClaimTasks::by(agent) };
+        let frames = [
+            FromAgent::Attach(Attach { agent, listen: vec![Listen::Tasks], ask: true }),
+            FromAgent::Command(CommandFrame {
+                kind: domain::StreamType::Agent,
+                id: agent.0,
+                command: "mark_ready".into(),
+                command_id: agent.0,
+                body: Json::null(),
+                traceparent: Some("00-1-2-01".into()),
+            }),
+            FromAgent::Claim(ClaimFrame::of(1, "default", &claim)),
+            FromAgent::GiveUp(1),
+            FromAgent::Heartbeat(Json::null()),
+            FromAgent::Log(Json::null()),
+            FromAgent::Here(1),
+        ];
+        for frame in frames {
+            let text = serde_json::to_vec(&frame).expect("JSON");
+            domain::json::read::<Said>(&text)
+                .unwrap_or_else(|fault| panic!("{frame:?}: {fault:?}"));
+        }
     }
 }

@@ -12,7 +12,7 @@ use domain::ids::is_token;
 
 use crate::error::{ApiError, ApiResult};
 
-fn check(queue: &str) -> ApiResult<()> {
+pub(crate) fn check(queue: &str) -> ApiResult<()> {
     if is_token(queue) {
         return Ok(());
     }

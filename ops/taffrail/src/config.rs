@@ -68,6 +68,9 @@ const SETTINGS: &[Setting] = &[
     setting("subtask_depth", "TAFFRAIL_SUBTASK_DEPTH", "8"),
     setting("subtasks_per_task", "TAFFRAIL_SUBTASKS_PER_TASK", "1000"),
     setting("escalate_after_ms", "TAFFRAIL_ESCALATE_AFTER_MS", "3600000"),
+    setting("log_lines_per_agent", "TAFFRAIL_LOG_LINES_PER_AGENT", "2000"),
+    setting("log_mib", "TAFFRAIL_LOG_MIB", "512"),
+    setting("log_days", "TAFFRAIL_LOG_DAYS", "7"),
 ];
 
 /// One resolved setting.
@@ -278,6 +281,18 @@ impl Config {
         Ok((ms > 0).then(|| Duration::from_millis(ms)))
     }
 
+    /// What of the agents' log lines is kept.
+    ///
+    /// # Errors
+    /// When a number lies outside: 1 to 100,000 lines, 1 to 1,048,576 MiB, 1 to 3,650 days.
+    pub fn log_limits(&self) -> anyhow::Result<broker::LogLimits> {
+        Ok(broker::LogLimits {
+            lines_per_agent: self.number("log_lines_per_agent", 1, 100_000)?,
+            bytes: self.number("log_mib", 1, 1 << 20)? << 20,
+            age: Duration::from_secs(self.number("log_days", 1, 3_650)? * 86_400),
+        })
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -292,6 +307,7 @@ impl Config {
         self.dead_letters_kept()?;
         self.subtasks()?;
         self.escalate_after()?;
+        self.log_limits()?;
         Ok(())
     }
 
@@ -380,10 +396,14 @@ mod tests {
         let config = resolve("subtask_depth", "2");
         assert_eq!(config.subtasks().unwrap(), SubtaskLimits { depth: 2, per_task: 1_000 });
         assert_eq!(config.escalate_after().unwrap(), Some(Duration::from_secs(3_600)));
+        assert_eq!(config.log_limits().unwrap(), broker::LogLimits::default());
         assert_eq!(resolve("escalate_after_ms", "0").escalate_after().unwrap(), None);
-        for (name, wrong) in
-            [("subtask_depth", "65"), ("subtasks_per_task", "1001"), ("escalate_after_ms", "-1")]
-        {
+        for (name, wrong) in [
+            ("subtask_depth", "65"),
+            ("subtasks_per_task", "1001"),
+            ("escalate_after_ms", "-1"),
+            ("log_days", "0"),
+        ] {
             let error = resolve(name, wrong).check().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }

@@ -125,8 +125,9 @@ pub async fn start(
     // NATS, and the agents' wire over it.
     let nats =
         broker::connect(&servers.nats_url, servers.nats_token.as_deref(), "taffrail").await?;
-    let streams = Streams::new(nats.clone());
+    let streams = Streams::new(nats.clone()).keeping(config.log_limits()?);
     streams.ensure().await?;
+    streams.limit_logs().await?;
 
     let (mut front, mut actors, mut processor, mut back) =
         (Stage::default(), Stage::default(), Stage::default(), Stage::default());
@@ -188,7 +189,8 @@ pub async fn start(
         deciding = Some(door.active());
         figures::of_processor(&metrics, &door);
         executor = Arc::new(SwitchExecutor::new(door.clone(), remote));
-        let consumer = Consumer::new(nats.clone(), Arc::new(door.clone()), tenants());
+        let consumer = Consumer::new(nats.clone(), Arc::new(door.clone()), tenants())
+            .with_streams(streams.clone());
         figures::of_consumer(&metrics, &consumer);
         let (active, cancel) = (door.active(), actors.cancel.clone());
         actors.spawn("consumer", async move { consumer.run_while(active, cancel).await });
@@ -290,6 +292,7 @@ pub async fn start(
             wire,
             heartbeats: Arc::new(gateway::NatsHeartbeats(nats.clone())),
             logs: Arc::new(gateway::NatsLogs(nats.clone())),
+            agents: Arc::new(gateway::NatsAgents(nats.clone())),
             queries,
             reader: reader.clone(),
             ids: Ids,

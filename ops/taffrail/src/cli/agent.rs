@@ -1,13 +1,12 @@
 //! `taffrail agent`
 
 use clap::{Args, Subcommand};
-use client::{Client, Followed};
+use client::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::fail::Failure;
 use super::human::{age, text};
-use super::out::Output;
 use super::sidecar::RunArgs;
 use super::table::{Cell, printable};
 use super::task::Page;
@@ -31,11 +30,8 @@ pub enum AgentVerb {
     Restart(Command),
     /// Gone for good; its name is free again
     Retire(Command),
-    /// Follow what its tasks log
-    Logs {
-        /// Its id or name
-        agent: String,
-    },
+    /// What it and its tasks print
+    Logs(super::logs::LogsArgs),
 }
 
 /// Filters of a list of agents.
@@ -106,12 +102,12 @@ pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
         AgentVerb::Drain(command) => send(app, "drain", command).await,
         AgentVerb::Restart(command) => send(app, "restart", command).await,
         AgentVerb::Retire(command) => send(app, "retire", command).await,
-        AgentVerb::Logs { agent } => logs(app, &agent).await,
+        AgentVerb::Logs(args) => super::logs::run(app, args).await,
     }
 }
 
 /// The agent of an id or a name; of several lives of a name the one that is not retired.
-async fn find(client: &Client, named: &str) -> Result<Uuid, Failure> {
+pub(super) async fn find(client: &Client, named: &str) -> Result<Uuid, Failure> {
     if let Ok(id) = named.parse() {
         return Ok(id);
     }
@@ -134,30 +130,6 @@ async fn send(app: &App, name: &str, command: Command) -> Result<(), Failure> {
     let body = command.reason.map_or(json!({}), |reason| json!({ "reason": reason }));
     let answer = client.command_agent(id, name, &body).await?;
     op::conclude(app, &client, answer, !command.no_wait, None).await
-}
-
-async fn logs(app: &App, agent: &str) -> Result<(), Failure> {
-    let client = app.client()?;
-    let id = find(&client, agent).await?;
-    let mut follow = client.follow(format!("v1/agents/{id}/logs"), vec![]);
-    while let Some(item) = follow.next().await? {
-        let Followed::Event { event, .. } = item else { continue };
-        match app.out.output {
-            Output::Table => {
-                let line = event["line"].as_str().map_or_else(|| event.to_string(), str::to_owned);
-                let task = super::human::short_id(&text(&event, "task_id"));
-                let task = app.out.paint(&printable(&task, false), super::table::Paint::Dim);
-                app.out.text(&format!("{task}  {}\n", printable(&line, true)))?;
-            }
-            // A stream has no end that a document could have.
-            Output::Json | Output::Jsonl => app.out.text(&format!("{event}\n"))?,
-            Output::Yaml => {
-                app.out.text("---\n")?;
-                app.out.document(&event)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn row(agent: &Value) -> Vec<Cell> {

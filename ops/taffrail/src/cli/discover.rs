@@ -93,7 +93,12 @@ pub fn http(globals: &Globals) -> Result<Server, Failure> {
 /// # Errors
 /// When none is named and none runs here.
 pub fn nats(globals: &Globals) -> Result<Server, Failure> {
-    let token = given(globals.nats_token.as_ref(), "TAFFRAIL_NATS_TOKEN");
+    // A file keeps the token out of the environment, which a process's children inherit.
+    let file = given(None, "TAFFRAIL_NATS_TOKEN_FILE").filter(|_| globals.nats_token.is_none());
+    let token = match file {
+        Some(path) => Some(agent::token_file(Path::new(&path))?),
+        None => given(globals.nats_token.as_ref(), "TAFFRAIL_NATS_TOKEN"),
+    };
     match given(globals.nats_url.as_ref(), "TAFFRAIL_NATS_URL") {
         Some(url) => {
             let own = || runtime(globals).filter(|r| same_server(&r.nats, &url))?.nats_token;
@@ -103,6 +108,31 @@ pub fn nats(globals: &Globals) -> Result<Server, Failure> {
             let runtime = runtime(globals).ok_or(Failure::NoServer("TAFFRAIL_NATS_URL"))?;
             Ok(Server { url: runtime.nats, token: token.or(runtime.nats_token) })
         }
+    }
+}
+
+/// NATS and the gateway of one server, as far as they are known: an address that somebody
+/// gave is not joined with another server that happens to run here.
+///
+/// # Errors
+/// When neither is named and none runs here.
+pub fn both(globals: &Globals) -> Result<(Option<Server>, Option<Server>), Failure> {
+    let given_http = given(globals.url.as_ref(), "TAFFRAIL_URL");
+    let given_nats = given(globals.nats_url.as_ref(), "TAFFRAIL_NATS_URL");
+    let here = runtime(globals);
+    let of_here = |given: &Option<String>, known: fn(&Runtime) -> &String| {
+        let here = here.as_ref();
+        given.as_ref().is_none_or(|url| here.is_some_and(|r| same_server(known(r), url)))
+    };
+    let http_too = given_http.is_some() || of_here(&given_nats, |here| &here.nats);
+    let nats_too = given_nats.is_some() || of_here(&given_http, |here| &here.http);
+    let gateway = http_too.then(|| http(globals)).transpose();
+    let nats = nats_too.then(|| nats(globals)).transpose();
+    match (nats, gateway) {
+        // What is named and cannot be used must not pass for what is not there.
+        (Err(error), _) if given_nats.is_some() => Err(error),
+        (Err(error), Err(_)) => Err(error),
+        (nats, gateway) => Ok((nats.unwrap_or_default(), gateway.unwrap_or_default())),
     }
 }
 

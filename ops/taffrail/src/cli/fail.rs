@@ -75,11 +75,15 @@ impl Failure {
                 let refused = matches!(source.kind(), AuthorizationViolation | Authentication);
                 if refused { Exit::Unauthorized } else { Exit::Unreachable }
             }
-            Self::Agent(agent::Error::Unanswered { .. }) | Self::NoServer(_) => Exit::Unreachable,
+            Self::Agent(agent::Error::Unanswered { .. } | agent::Error::Unreachable { .. })
+            | Self::NoServer(_) => Exit::Unreachable,
+            Self::Agent(agent::Error::Denied { .. }) => Exit::Unauthorized,
+            Self::Agent(agent::Error::Variable { .. }) => Exit::Usage,
             Self::Agent(
                 agent::Error::Subscribe { .. }
                 | agent::Error::TooLarge { .. }
-                | agent::Error::Malformed { .. },
+                | agent::Error::Malformed { .. }
+                | agent::Error::File { .. },
             ) => Exit::Broken,
             Self::Agent(agent::Error::Running { .. }) | Self::BadEnd(_) => Exit::Refused,
             Self::Pipe => Exit::Ok,

@@ -15,6 +15,7 @@ mod exit;
 mod fail;
 mod host;
 mod human;
+mod logs;
 mod op;
 mod out;
 mod progress;
@@ -146,6 +147,8 @@ pub enum ClientVerb {
     /// Run agents and look after them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
+    /// What an agent and its tasks print
+    Logs(logs::LogsArgs),
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
@@ -217,6 +220,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Dead(verb) => dead::run(app, verb).await,
         ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
+        ClientVerb::Logs(args) => logs::run(app, args).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
