@@ -33,7 +33,7 @@ mod wire;
 mod work;
 
 pub use agent::{Agent, Ended};
-pub use command::CommandHandler;
+pub use command::{CommandHandler, conclude};
 pub use control::Control;
 pub use error::Error;
 pub use identity::{agent_id, command_id};

@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub workspace: PathBuf,
     /// With the agent's Unix socket.
     pub sockets: Option<PathBuf>,
+    /// Standard input; nothing when absent.
+    pub input: Option<Vec<u8>>,
 }
 
 /// Why nothing was started.
@@ -136,4 +138,9 @@ pub(crate) trait Run: Send + Sync {
 
     /// Output from an offset on; empty when there is none yet.
     fn output(&self, stream: Stream, from: u64, most: usize) -> io::Result<Piece>;
+
+    /// The daemon ends: what cannot go on without it is handed back.
+    fn let_go(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }

@@ -8,7 +8,6 @@ use domain::AgentId;
 use domain::node::Launch;
 use domain::profile::{Mode, Network, Runtime};
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::Options;
@@ -31,8 +30,6 @@ pub(crate) struct Ground {
     pub probes: Arc<Semaphore>,
     /// Rung when the managers should be asked at once.
     pub sync: Notify,
-    /// The daemon ends; what cannot go on without it is to be handed back.
-    pub leaving: CancellationToken,
 }
 
 impl Ground {
@@ -83,6 +80,7 @@ impl Ground {
             dir: place.run(generation),
             workspace: place.workspace(),
             sockets: (service && !reaches_nats(&launch)).then(|| place.sockets()),
+            input: None,
             launch,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use domain::AgentId;
 use domain::agent::Phase;
 use domain::node::{Launch, Wanted};
+use domain::profile::Mode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::book::{Record, Seen};
 use crate::driver::{Ending, Found, Job, NotStarted, Run};
 use crate::ground::Ground;
 use crate::logs::Pump;
+use crate::per_task::{PerTask, Speaker};
 use crate::probe::{self, Finding, Subject};
 
 /// Where an agent's process should be.
@@ -86,7 +88,7 @@ impl Keeper {
         // The run before may still be looked at by people.
         self.ground.place(self.agent).forget_runs_before(generation.saturating_sub(1));
         let job = self.ground.job((self.agent, &name), generation, launch);
-        match self.start(job).await {
+        match self.start(job, generation).await {
             Ok(started) => self.attend(started, generation, Phase::Starting).await,
             Err(NotStarted { reason, permanent }) => {
                 let seen = Seen { permanent, ..Seen::said(reason) };
@@ -96,14 +98,30 @@ impl Keeper {
         }
     }
 
-    async fn start(&self, mut job: Job) -> Result<Started, NotStarted> {
+    async fn start(&self, mut job: Job, generation: u32) -> Result<Started, NotStarted> {
         let driver = self.ground.driver(&job.launch)?;
         self.ground.furnish(&mut job).await?;
         let relay = self.ground.relay(&job)?;
         let _turn = self.ground.starts.acquire().await;
-        let run = driver.start(job.clone()).await?;
+        let run = match self.speaker(&job, generation) {
+            Some((speaker, grace)) => PerTask::start(driver, job.clone(), speaker, grace).await,
+            None => driver.start(job.clone()).await?,
+        };
         Ground::hand_over_socket(&job);
         Ok(Started { run, job, _relay: relay })
+    }
+
+    /// Where the program is started for each task: who speaks for it meanwhile, and how long
+    /// a task may go on after SIGTERM.
+    fn speaker(&self, job: &Job, generation: u32) -> Option<(Speaker, Duration)> {
+        let profile = &job.launch.profile;
+        let name = job.env.get("TAFFRAIL_AGENT_NAME").map_or("", String::as_str);
+        (profile.mode == Some(Mode::PerTask)).then(|| {
+            let grace = profile.stop.clone().unwrap_or_default().grace_ms;
+            let speaker = Speaker::of(&self.ground.options, job, name, generation);
+            // The rest of it is for handing back.
+            (speaker, Duration::from_millis(grace * 4 / 5))
+        })
     }
 
     /// Takes over the process that another daemon left.
@@ -115,6 +133,16 @@ impl Keeper {
             return Ok(());
         };
         let job = self.ground.job((agent_id, &name), generation, launch);
+        if job.launch.profile.mode == Some(Mode::PerTask) {
+            // It ended with the last daemon: nothing but its own tasks was lost.
+            return match self.start(job, generation).await {
+                Ok(started) => self.attend(started, generation, phase).await,
+                Err(NotStarted { reason, .. }) => {
+                    self.ended(lost(&reason), None);
+                    Ok(())
+                }
+            };
+        }
         let found = match self.ground.driver(&job.launch) {
             Ok(driver) => driver.adopt(job.clone()).await,
             Err(NotStarted { reason, .. }) => Found::Over(lost(&reason)),
@@ -208,7 +236,10 @@ impl Keeper {
             tokio::select! {
                 biased;
                 ending = &mut end => break ending,
-                changed = self.goal.changed() => changed.map_err(|_| Leaving)?,
+                changed = self.goal.changed() => if changed.is_err() {
+                    run.let_go().await;
+                    return Err(Leaving);
+                },
                 Some(finding) = findings.recv(), if watcher.is_some() => match finding {
                     Finding::Is(now, detail) if now != phase || now == Phase::Warming => {
                         phase = now;

@@ -29,6 +29,7 @@ mod logs;
 mod node;
 mod options;
 mod outbox;
+mod per_task;
 mod plan;
 mod probe;
 mod secrets;

@@ -201,7 +201,7 @@ impl Pump {
 
 /// The lines in a piece of output, each with the offset behind it. What has no end yet is left
 /// for later, unless it is too long or the last.
-fn lines(bytes: &[u8], last: bool) -> Vec<(&[u8], usize)> {
+pub(crate) fn lines(bytes: &[u8], last: bool) -> Vec<(&[u8], usize)> {
     let mut lines = Vec::new();
     let mut begin = 0;
     while begin < bytes.len() {

@@ -33,6 +33,8 @@ const LEAST_PAUSE: Duration = Duration::from_millis(50);
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// On the way out, for the last observations to be told.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// For keepers to let go of what they have; tasks that the node does itself are handed back.
+const LET_GO: Duration = Duration::from_secs(8);
 
 /// How a daemon's run came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,6 @@ impl Node {
             starts: Semaphore::new(2 * cores),
             probes: Arc::new(Semaphore::new(probe::AT_ONCE)),
             sync: Notify::new(),
-            leaving: CancellationToken::new(),
         });
         let outbox = AbortOnDropHandle::new(tokio::spawn(outbox::run(book, link)));
         let mut node = Self {
@@ -289,7 +290,6 @@ impl Node {
                 tracing::error!("some agents do not end");
             }
         }
-        ground.leaving.cancel();
         // Without its end of the goal each keeper lets go of its process.
         self.keepers.clear();
         let _ =

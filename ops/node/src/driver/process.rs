@@ -68,7 +68,8 @@ impl Driver for ProcessDriver {
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Arc<dyn Run>, NotStarted>> {
         async move {
             let spec = spec(&job, self.level);
-            let started = self.sandbox.start(&job.dir, &spec).await;
+            let input = job.input.as_deref().unwrap_or_default();
+            let started = self.sandbox.start_with(&job.dir, &spec, input).await;
             let handle = started.map_err(|error| not_started(&error))?;
             Ok(self.run(handle, without_secrets(spec)))
         }
@@ -326,6 +327,7 @@ mod tests {
             dir: "/data/run-1".into(),
             workspace: "/data/workspace".into(),
             sockets: Some("/data/sock".into()),
+            input: None,
         }
     }
 
