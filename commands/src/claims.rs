@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use domain::node::{SyncReply, SyncRequest};
 use domain::operation::{OperationAccepted, OperationProgress};
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{AgentId, Problem, TaskId, TenantId, Timestamp};
@@ -68,6 +69,22 @@ pub struct Observation {
     pub slots_free: Option<u32>,
     /// 0 to 1, or what the agent means by it.
     pub load: Option<f64>,
+    /// Grows as its tasks get on.
+    pub progress_seq: Option<u64>,
+}
+
+impl Observation {
+    /// A sign of life that says nothing else.
+    pub fn seen(received: std::time::Instant, at: Timestamp) -> Self {
+        Self {
+            received,
+            at,
+            observed_state: None,
+            slots_free: None,
+            load: None,
+            progress_seq: None,
+        }
+    }
 }
 
 /// What an agent says in a heartbeat that it works on.
@@ -93,10 +110,20 @@ pub trait AgentWire: Send + Sync + 'static {
     fn control(&self, tenant: TenantId, agent: AgentId, word: &'static str) -> Boxed<()>;
     /// The last heartbeat of an agent, if it ever sent one to this process.
     fn observed(&self, tenant: &TenantId, agent: AgentId) -> Option<Observation>;
+    /// Has a node ask at once what is wanted of it.
+    fn call_node(&self, _tenant: TenantId, _node: Uuid) -> Boxed<()> {
+        Box::pin(async {})
+    }
     /// What agents said since the last call that they work on.
     fn holdings(&self) -> Vec<Holding> {
         Vec::new()
     }
+}
+
+/// Answers nodes: what they run comes in, what they should goes out.
+pub trait Nodes: Send + Sync + 'static {
+    /// One exchange with a node.
+    fn sync(&self, tenant: TenantId, node: Uuid, request: SyncRequest) -> Boxed<SyncReply>;
 }
 
 /// Carries out operations of a kind that is more than one command.
@@ -118,6 +145,8 @@ pub struct Errand {
     pub tenant: TenantId,
     /// The position of its first event.
     pub position: u64,
+    /// Who asked.
+    pub actor: Arc<str>,
     /// What is asked for.
     pub accepted: OperationAccepted,
     /// Takes words on how far it is. Whoever is too slow to listen misses one.

@@ -8,10 +8,11 @@ pub mod leader;
 pub mod process;
 pub mod processor;
 
-pub use claims::{AgentWire, Boxed, Claims, Errand, Holding, Observation, Work};
+pub use claims::{AgentWire, Boxed, Claims, Errand, Holding, Nodes, Observation, Work};
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
 pub use process::{
-    DecisionFault, DecisionReport, Decisions, Fit, Fits, PURGE, QueueDepth, Waits, command_id,
+    DecisionFault, DecisionReport, Decisions, Fit, Fits, LifecycleHandle, NODE_DRAIN, PURGE,
+    QueueDepth, ROLLING_RESTART, Waits, command_id,
 };
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -132,7 +132,9 @@ pub(crate) async fn shown(
         StreamType::Agent => &[Model::Agents, Model::Tasks],
         StreamType::Operation => &[Model::Operations],
         StreamType::Schedule => &[Model::Schedules],
-        StreamType::Crew | StreamType::Queue => return None,
+        StreamType::Crew | StreamType::Queue | StreamType::Node | StreamType::Profile => {
+            return None;
+        }
     };
     queries.wait_for_all(models, position, patience).await.ok()?;
     Some(match kind {
@@ -153,7 +155,9 @@ pub(crate) async fn shown(
             let row = queries.schedule(tenant, id, patience).await.ok()?.value?;
             Json(ScheduleView::of(id, row)).into_response()
         }
-        StreamType::Crew | StreamType::Queue => return None,
+        StreamType::Crew | StreamType::Queue | StreamType::Node | StreamType::Profile => {
+            return None;
+        }
     })
 }
 

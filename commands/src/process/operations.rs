@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::agent::{AgentCommand, AgentEvent};
+use domain::agent::AgentEvent;
 use domain::operation::{
     CommandSpec, FailOperation, OperationAccepted, OperationCommand, OperationEvent,
     OperationProgress, Reason, SucceedOperation,
 };
-use domain::{
-    AgentId, Code, Command, Event, Json, Outcome, Problem, Recorded, Status, StreamType, TenantId,
-};
+use domain::{Code, Command, Event, Json, Outcome, Problem, Recorded, Status, TenantId};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -94,20 +92,27 @@ impl Operations {
     /// What to take up now, each once.
     pub fn take(&mut self) -> Vec<(Arc<Job>, CancellationToken)> {
         let mut taken = Vec::new();
-        while self.under_way < MOST_UNDER_WAY
-            && let Some((_, id)) = self.pending.pop_first()
-        {
-            if let Some(open) = self.open.get(&id) {
+        let mut later = BTreeMap::new();
+        while let Some((position, id)) = self.pending.pop_first() {
+            let Some(open) = self.open.get(&id) else { continue };
+            if open.job.is_work() {
+                if self.under_way >= MOST_UNDER_WAY {
+                    later.insert(position, id);
+                    continue;
+                }
                 self.under_way += 1;
-                taken.push((open.job.clone(), open.cancel.clone()));
             }
+            taken.push((open.job.clone(), open.cancel.clone()));
         }
+        self.pending = later;
         taken
     }
 
     /// A place is free again.
-    pub fn ended(&mut self) {
-        self.under_way = self.under_way.saturating_sub(1);
+    pub fn ended(&mut self, job: &Job) {
+        if job.is_work() {
+            self.under_way = self.under_way.saturating_sub(1);
+        }
     }
 }
 
@@ -127,13 +132,18 @@ pub(in crate::process) fn start(
                 let problem = Problem::new(Code::Internal, "the work broke down");
                 job.end(&session, Err(problem)).await;
             }
-            operations.lock().ended();
+            operations.lock().ended(&job);
             session.wake.notify_one();
         });
     }
 }
 
 impl Job {
+    /// Whether it takes a place: those about one agent only wait for it.
+    fn is_work(&self) -> bool {
+        !self.accepted.kind.starts_with("agent.")
+    }
+
     async fn run(
         &self,
         session: &Arc<Session>,
@@ -174,12 +184,6 @@ impl Job {
             Ok(command) => command,
             Err(problem) => return Some(Err(problem)),
         };
-        if matches!(command, Command::Agent(AgentCommand::Deploy(_))) {
-            return Some(Err(Problem::new(
-                Code::NotPossible,
-                "no node daemon is connected; start the agent yourself with `taffrail agent run`",
-            )));
-        }
         let tenant = self.tenant.clone();
         // The caller named no id for what is to be made: it may repeat its request without
         // asking for an operation, and that is the same command.
@@ -196,27 +200,7 @@ impl Job {
         if outcome.status == Status::Busy {
             return None;
         }
-        // The agent itself is told by whoever folds the event (`Run::control`).
-        if outcome.status == Status::Duplicate {
-            self.tell_again(session, spec).await;
-        }
         Some(result_of(outcome.decision()))
-    }
-
-    /// The process before this one may have died between the commit and the control
-    /// word: the event is behind us, so the word is sent from here.
-    async fn tell_again(&self, session: &Session, spec: &CommandSpec) {
-        let word = match spec.kind {
-            StreamType::Agent => word_of(&spec.command),
-            StreamType::Task
-            | StreamType::Operation
-            | StreamType::Crew
-            | StreamType::Schedule
-            | StreamType::Queue => None,
-        };
-        if let Some(word) = word {
-            session.wire.control(self.tenant.clone(), AgentId(spec.id), word).await;
-        }
     }
 
     /// Lets a work run; `None` when it was cancelled, or the lease lost.
@@ -231,6 +215,7 @@ impl Job {
             id: self.id,
             tenant: self.tenant.clone(),
             position: self.position,
+            actor: self.actor.clone(),
             accepted: self.accepted.clone(),
             progress,
             executor: Arc::new(Insistent(session.clone())),
@@ -324,16 +309,15 @@ pub(in crate::process) fn control_word(happened: &AgentEvent) -> Option<&'static
         | AgentEvent::Updated(_)
         | AgentEvent::DeployRequested(_)
         | AgentEvent::Ready(_)
-        | AgentEvent::Reported(_) => None,
-    }
-}
-
-/// The same, by the name of the command that leads to the event.
-fn word_of(command: &str) -> Option<&'static str> {
-    match command {
-        "drain" | "hibernate" => Some("drain"),
-        "force_stop" | "retire" | "restart" => Some("stop"),
-        "wake" => Some("wake"),
-        _ => None,
+        | AgentEvent::Reported(_)
+        | AgentEvent::Validated(_)
+        | AgentEvent::Placed(_)
+        | AgentEvent::Observed(_)
+        | AgentEvent::Assessed(_)
+        | AgentEvent::RestartScheduled(_)
+        | AgentEvent::Quarantined(_)
+        | AgentEvent::HandedBack(_)
+        | AgentEvent::Drifted(_)
+        | AgentEvent::Ignored(_) => None,
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lifecycle::Lifecycle;
 use super::scheduler::Scheduler;
 use super::{Moment, Source};
 use crate::{AgentWire, Clock, CommandEnvelope, Executor};
@@ -22,6 +23,7 @@ const FOLD_WAIT: Duration = Duration::from_secs(10);
 /// From taking the managers' lease to losing it.
 pub(in crate::process) struct Session {
     pub scheduler: Mutex<Scheduler>,
+    pub lifecycle: Arc<Mutex<Lifecycle>>,
     pub source: Arc<dyn Source>,
     pub executor: Arc<dyn Executor>,
     pub wire: Arc<dyn AgentWire>,

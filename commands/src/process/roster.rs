@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::agent::{AgentEvent, AgentRegistered, AgentState, state_after};
+use domain::profile::Watch;
 use domain::values::Labels;
 use domain::{AgentId, Event, Recorded, TenantId};
-
-/// Silence after which an agent counts as offline when it said nothing else.
-const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// What an agent can do, sorted; agents that can do the same are listed together.
 pub type Abilities = Arc<[String]>;
@@ -19,7 +17,8 @@ pub type Abilities = Arc<[String]>;
 pub struct Labelled(Arc<[(Box<str>, Box<str>)]>);
 
 impl Labelled {
-    fn of(labels: &Labels) -> Self {
+    /// The labels as they were given.
+    pub fn of(labels: &Labels) -> Self {
         let mut all: Vec<(Box<str>, Box<str>)> = match labels {
             Labels::Words(words) => {
                 words.iter().map(|word| (word.as_str().into(), "".into())).collect()
@@ -66,8 +65,12 @@ pub struct AgentFacts {
     pub cost: u32,
     /// Tasks it holds at once.
     pub slots: usize,
-    /// Silence after which it counts as offline.
-    pub ttl: Duration,
+    /// Silence after which it counts as offline, where it said so.
+    pub ttl: Option<Duration>,
+    /// When its silence is taken for a fault, where somebody said so.
+    pub watch: Watch,
+    /// It has a profile: a node starts and stops it.
+    pub managed: bool,
     /// It registered itself: silence means something even before its first heartbeat.
     pub by_itself: bool,
     /// Position of the event that led to its state: the cause of commands about it.
@@ -156,7 +159,9 @@ impl AgentFacts {
         self.labels = Labelled::of(&said.labels);
         self.cost = said.cost;
         self.slots = said.slots as usize;
-        self.ttl = said.ttl_ms.map_or(DEFAULT_TTL, Duration::from_millis);
+        self.ttl = said.ttl_ms.map(Duration::from_millis);
+        self.watch = said.watch.clone().unwrap_or_default();
+        self.managed = !said.profile.is_null();
     }
 }
 
@@ -183,7 +188,9 @@ impl Roster {
                 labels: Labelled::default(),
                 cost: 0,
                 slots: 1,
-                ttl: DEFAULT_TTL,
+                ttl: None,
+                watch: Watch::default(),
+                managed: false,
                 by_itself: is_agent(&event.actor, id),
                 since: event.position,
                 version: event.version,
@@ -216,6 +223,12 @@ impl Roster {
                 if let Some(slots) = changes.slots {
                     facts.slots = slots as usize;
                 }
+                if let Some(watch) = &changes.watch {
+                    facts.watch = watch.clone();
+                }
+                if let Some(profile) = &changes.profile {
+                    facts.managed = !profile.is_null();
+                }
                 return Some(id);
             }
             AgentEvent::Draining(_) | AgentEvent::Hibernated(_) => facts.held_back = true,
@@ -223,8 +236,21 @@ impl Roster {
             | AgentEvent::Woken(_)
             | AgentEvent::Restarted(_)
             | AgentEvent::DeployRequested(_) => facts.held_back = false,
+            // They say nothing of its state: what was concluded from it stands.
+            AgentEvent::Placed(_)
+            | AgentEvent::Observed(_)
+            | AgentEvent::RestartScheduled(_)
+            | AgentEvent::HandedBack(_)
+            | AgentEvent::Drifted(_)
+            | AgentEvent::Ignored(_) => {
+                facts.state = state_after(Some(facts.state), happened).unwrap_or(facts.state);
+                return Some(id);
+            }
             AgentEvent::Registered(_)
             | AgentEvent::Reported(_)
+            | AgentEvent::Validated(_)
+            | AgentEvent::Assessed(_)
+            | AgentEvent::Quarantined(_)
             | AgentEvent::Retired(_)
             | AgentEvent::ForceStopped(_) => {}
         }

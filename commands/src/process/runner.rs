@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::profile::Watch;
 use domain::{Event, Recorded};
 use parking_lot::Mutex;
 use store::StoreError;
@@ -10,12 +11,14 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lifecycle::{AgentWork, FleetWork};
 use super::operations::Operations;
 use super::perform::Session;
 use super::purge::PurgeWork;
 use super::scheduler::{self, Scheduler, SchedulerHandle};
 use super::{
     Deadlines, Extensions, Manager, Schedules, Source, Subtasks, Watchdog, operations, until,
+    watchdog::Signs,
 };
 use crate::fence::barrier;
 use crate::{AgentWire, Clock, Executor, Observation, Work};
@@ -36,11 +39,18 @@ pub struct ManagersConfig {
     pub dead_letters_kept: Option<Duration>,
     /// After how long a task that stands still is escalated; never when absent.
     pub escalate_after: Option<Duration>,
+    /// When silence is taken for a fault, where neither agent nor profile says so.
+    pub watch: Watch,
 }
 
 impl Default for ManagersConfig {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(2), dead_letters_kept: None, escalate_after: None }
+        Self {
+            grace: Duration::from_secs(2),
+            dead_letters_kept: None,
+            escalate_after: None,
+            watch: Watch::default(),
+        }
     }
 }
 
@@ -71,6 +81,8 @@ impl Managers {
         let handle = Arc::new(SchedulerHandle::default());
         let mut works = works;
         works.push(Arc::new(PurgeWork(handle.clone())));
+        works.push(Arc::new(AgentWork(handle.clone())));
+        works.push(Arc::new(FleetWork(handle.clone())));
         let works = works.into();
         let managers =
             Self { source, executor, wire, clock, works, config, handle: handle.clone() };
@@ -95,6 +107,7 @@ impl Managers {
                 token.unsigned_abs(),
                 self.config.escalate_after,
             )),
+            lifecycle: Arc::default(),
             source: self.source.clone(),
             executor: self.executor.clone(),
             wire: self.wire.clone(),
@@ -105,7 +118,11 @@ impl Managers {
             cancel: cancel.child_token(),
             tasks: TaskTracker::new(),
         });
-        let ended = Run::new(session.clone(), self.works.clone(), self.config.dead_letters_kept)
+        let weak = Arc::downgrade(&session);
+        session.lifecycle.lock().with_demand(Box::new(move |agent| {
+            weak.upgrade().is_some_and(|session| session.scheduler.lock().is_work_for(agent))
+        }));
+        let ended = Run::new(session.clone(), self.works.clone(), &self.config)
             .until_cancelled(&self.handle)
             .await;
         self.handle.set(None);
@@ -132,41 +149,43 @@ struct Run {
 }
 
 impl Run {
-    fn new(
-        session: Arc<Session>,
-        works: Arc<[Arc<dyn Work>]>,
-        retention: Option<Duration>,
-    ) -> Self {
+    fn new(session: Arc<Session>, works: Arc<[Arc<dyn Work>]>, config: &ManagersConfig) -> Self {
+        let (retention, watch) = (config.dead_letters_kept, config.watch.clone());
         let watched = session.clone();
         let wire = session.wire.clone();
         let signs = move |tenant: &_, agent| {
-            let seen = watched.wire.observed(tenant, agent);
             let now = Instant::now();
+            let own = watched.wire.observed(tenant, agent);
+            let (vouched, watch) = {
+                let lifecycle = watched.lifecycle.lock();
+                (lifecycle.vouched(agent), lifecycle.watch(agent))
+            };
+            // A node stands for its agents' processes until they speak for themselves.
+            let vouched =
+                vouched.filter(|(_, placed)| own.as_ref().is_none_or(|own| own.received < *placed));
             // Whoever claims is there, heartbeat or not.
             let claimed = watched.scheduler.lock().claimed(agent, now);
-            match (seen, claimed) {
-                (Some(seen), Some(claimed)) => {
-                    Some(Observation { received: seen.received.max(claimed), ..seen })
+            let other = claimed.max(vouched.map(|(at, _)| at));
+            let seen = match (own, other) {
+                (Some(own), Some(at)) => {
+                    Some(Observation { received: own.received.max(at), ..own })
                 }
-                (Some(seen), None) => Some(seen),
-                (None, Some(received)) => Some(Observation {
-                    received,
-                    at: watched.clock.now(),
-                    observed_state: None,
-                    slots_free: None,
-                    load: None,
-                }),
+                (Some(own), None) => Some(own),
+                (None, Some(at)) => Some(Observation::seen(at, watched.clock.now())),
                 (None, None) => None,
-            }
+            };
+            Signs { seen, watch }
         };
+        let lifecycle: Arc<Mutex<dyn Manager>> = session.lifecycle.clone();
         Self {
             session,
             managers: vec![
                 Arc::new(Mutex::new(Deadlines::new(retention))),
                 Arc::new(Mutex::new(Extensions::new(Box::new(move || wire.holdings())))),
-                Arc::new(Mutex::new(Watchdog::new(Box::new(signs)))),
+                Arc::new(Mutex::new(Watchdog::new(Box::new(signs), watch))),
                 Arc::new(Mutex::new(Schedules::default())),
                 Arc::new(Mutex::new(Subtasks::default())),
+                lifecycle,
             ],
             operations: Arc::default(),
             works,
@@ -323,6 +342,10 @@ impl Run {
                     session.wake.notify_one();
                 });
             }
+        }
+        for (tenant, node) in session.lifecycle.lock().take_calls() {
+            let session = session.clone();
+            session.tasks.clone().spawn(async move { session.wire.call_node(tenant, node).await });
         }
         operations::start(session, &self.operations, &self.works);
     }

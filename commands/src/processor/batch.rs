@@ -192,9 +192,12 @@ impl Decider {
             let detail = format!("version {expected} expected, {} is current", stream.version);
             return Err(Refusal::new(Code::VersionMismatch, detail));
         }
-        // A schedule lives on: every firing is an event of its stream, and snapshots keep it
+        // A schedule, an agent, a node live on: what happens to them is an event of their stream, and snapshots keep it
         // quick to load.
-        let endless = command.command.stream_type() == StreamType::Schedule;
+        let endless = matches!(
+            command.command.stream_type(),
+            StreamType::Schedule | StreamType::Agent | StreamType::Node | StreamType::Profile
+        );
         if stream.version >= self.stream_limit && !endless {
             return Err(Refusal::new(Code::StreamTooLong, "the stream takes no more events"));
         }
@@ -205,7 +208,8 @@ impl Decider {
             links::task(stream)
         });
         let depth = parent.map_or(0, |parent: &Task| parent.depth.saturating_add(1));
-        let facts = Facts { now: self.now, actor, task_types, depth };
+        let command_id = command.command_id;
+        let facts = Facts { now: self.now, actor, task_types, command_id, depth };
         // A fault in one rule must not take the batch with it.
         let events =
             catch_unwind(AssertUnwindSafe(|| stream.state.decide(&command.command, &facts)))

@@ -47,7 +47,9 @@ pub(super) fn task(stream: &Snapshot) -> Option<&Task> {
         | Aggregate::Operation(_)
         | Aggregate::Crew(_)
         | Aggregate::Schedule(_)
-        | Aggregate::Queue(_) => None,
+        | Aggregate::Queue(_)
+        | Aggregate::Node(_)
+        | Aggregate::Profile(_) => None,
     }
 }
 

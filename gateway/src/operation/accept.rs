@@ -212,7 +212,9 @@ async fn finished(
                     | Event::Agent(_)
                     | Event::Crew(_)
                     | Event::Schedule(_)
-                    | Event::Queue(_),
+                    | Event::Queue(_)
+                    | Event::Node(_)
+                    | Event::Profile(_),
                 )
                 | Err(_) => None,
             });

@@ -180,7 +180,9 @@ fn retry_at(events: &[Arc<Recorded>]) -> Option<Timestamp> {
             | Event::Operation(_)
             | Event::Crew(_)
             | Event::Schedule(_)
-            | Event::Queue(_),
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_),
         )
         | Err(_) => None,
     });

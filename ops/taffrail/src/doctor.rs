@@ -1,4 +1,5 @@
-//! `taffrail doctor` and `taffrail servers fetch`: where the server programs come from.
+//! `taffrail doctor` and `taffrail servers fetch`: where the server programs come from, and how
+//! strongly agents can be kept apart.
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -10,8 +11,13 @@ pub fn attempts(config: &Config, offline: bool) -> anyhow::Result<Vec<servers::A
     Ok(servers::probe(&config.servers(offline)?))
 }
 
-/// The rows as JSON.
-pub fn as_json(attempts: &[servers::Attempt]) -> Value {
+/// What this host can enforce; runs a program at each level.
+pub async fn sandbox() -> sandbox::Report {
+    sandbox::Sandbox::new().doctor().await
+}
+
+/// Both as JSON.
+pub fn as_json(attempts: &[servers::Attempt], sandbox: &sandbox::Report) -> Value {
     let rows: Vec<Value> = attempts
         .iter()
         .map(|attempt| {
@@ -31,7 +37,7 @@ pub fn as_json(attempts: &[servers::Attempt]) -> Value {
             })
         })
         .collect();
-    json!({ "servers": rows })
+    json!({ "servers": rows, "sandbox": sandbox })
 }
 
 /// Fills the cache, for images that will be offline.

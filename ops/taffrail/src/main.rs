@@ -27,8 +27,11 @@ use serde_json::json;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // A child on its way to becoming a server: before any thread exists.
+    // A child on its way to becoming a server or an agent: before any thread exists.
     let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == sandbox::STAGE_ARG).is_some() {
+        return sandbox::stage_main(args);
+    }
     if args.next_if(|arg| arg == servers::SHIM_ARG).is_some() {
         eprintln!("{:#}", servers::run_shim(args));
         return ExitCode::from(71);
@@ -99,8 +102,10 @@ async fn dispatch(cli: Cli) -> ExitCode {
             flags.extend(args.database_url.map(|value| ("database_url", value)));
             host(&flags, None, async |config| {
                 let attempts = doctor::attempts(&config, args.offline)?;
-                let text: Vec<String> = attempts.iter().map(ToString::to_string).collect();
-                show(&globals, &doctor::as_json(&attempts), &text.join("\n"))?;
+                let sandbox = doctor::sandbox().await;
+                let mut text: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+                text.push(sandbox.to_string());
+                show(&globals, &doctor::as_json(&attempts, &sandbox), &text.join("\n"))?;
                 Ok(())
             })
             .await

@@ -79,7 +79,9 @@ impl Projection for Agents {
             | Event::Task(_)
             | Event::Operation(_)
             | Event::Schedule(_)
-            | Event::Queue(_) => Vec::new(),
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Vec::new(),
         }
     }
 
@@ -114,7 +116,9 @@ impl Projection for Agents {
             | Event::Task(_)
             | Event::Operation(_)
             | Event::Schedule(_)
-            | Event::Queue(_) => row,
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => row,
         }
     }
 

@@ -132,7 +132,12 @@ fn agent_of(recorded: &Recorded, event: &Event) -> Option<AgentId> {
             | TaskEvent::Archived(_) => None,
         },
         Event::Crew(CrewEvent::RoleAssigned(role)) => Some(role.agent_id),
-        Event::Crew(_) | Event::Operation(_) | Event::Schedule(_) | Event::Queue(_) => None,
+        Event::Crew(_)
+        | Event::Operation(_)
+        | Event::Schedule(_)
+        | Event::Queue(_)
+        | Event::Node(_)
+        | Event::Profile(_) => None,
     }
 }
 

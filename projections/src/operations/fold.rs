@@ -48,7 +48,9 @@ impl Projection for Operations {
             | Event::Agent(_)
             | Event::Crew(_)
             | Event::Schedule(_)
-            | Event::Queue(_) => Vec::new(),
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Vec::new(),
         }
     }
 

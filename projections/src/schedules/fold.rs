@@ -49,7 +49,9 @@ impl Projection for Schedules {
             | Event::Agent(_)
             | Event::Operation(_)
             | Event::Crew(_)
-            | Event::Queue(_) => Vec::new(),
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Vec::new(),
         }
     }
 

@@ -158,7 +158,9 @@ impl Projection for Tasks {
             | Event::Operation(_)
             | Event::Crew(_)
             | Event::Schedule(_)
-            | Event::Queue(_) => Vec::new(),
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Vec::new(),
         }
     }
 

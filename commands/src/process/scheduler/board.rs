@@ -88,7 +88,14 @@ impl Board {
                 self.touched.insert(agent);
             }
             Ok(Event::Queue(decided)) => self.apply_queue(event, decided),
-            Ok(Event::Operation(_) | Event::Crew(_) | Event::Schedule(_)) | Err(_) => {}
+            Ok(
+                Event::Operation(_)
+                | Event::Crew(_)
+                | Event::Schedule(_)
+                | Event::Node(_)
+                | Event::Profile(_),
+            )
+            | Err(_) => {}
         }
     }
 

@@ -179,6 +179,12 @@ impl Scheduler {
     }
 
     /// The last sign of life that a claim was.
+    /// Whether work waits that an agent could do, were it awake.
+    pub fn is_work_for(&self, agent: AgentId) -> bool {
+        let facts = self.board.roster.get(agent);
+        facts.is_some_and(|facts| !self.board.waiting.turns(agent, facts, None).best.is_empty())
+    }
+
     pub fn claimed(&self, agent: AgentId, now: Instant) -> Option<Instant> {
         if self.waiters.has(agent) {
             return Some(now);

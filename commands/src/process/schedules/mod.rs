@@ -213,7 +213,12 @@ impl Manager for Schedules {
         match happened {
             Event::Task(happened) => self.task_event(event, happened),
             Event::Schedule(happened) => self.schedule_event(event, happened),
-            Event::Agent(_) | Event::Operation(_) | Event::Crew(_) | Event::Queue(_) => {}
+            Event::Agent(_)
+            | Event::Operation(_)
+            | Event::Crew(_)
+            | Event::Queue(_)
+            | Event::Node(_)
+            | Event::Profile(_) => {}
         }
     }
 
