@@ -292,8 +292,7 @@ impl Node {
         }
         // Without its end of the goal each keeper lets go of its process.
         self.keepers.clear();
-        let _ =
-            timeout(LAST_WORDS, async { while self.tasks.join_next().await.is_some() {} }).await;
+        let _ = timeout(LET_GO, async { while self.tasks.join_next().await.is_some() {} }).await;
         if ground.link.is_up() {
             let told = async {
                 while !ground.book.is_told() {
