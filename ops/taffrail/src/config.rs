@@ -71,6 +71,14 @@ const SETTINGS: &[Setting] = &[
     setting("log_lines_per_agent", "TAFFRAIL_LOG_LINES_PER_AGENT", "2000"),
     setting("log_mib", "TAFFRAIL_LOG_MIB", "512"),
     setting("log_days", "TAFFRAIL_LOG_DAYS", "7"),
+    setting("node_name", "TAFFRAIL_NODE_NAME", ""),
+    setting("node_cpu", "TAFFRAIL_NODE_CPU", ""),
+    setting("node_memory", "TAFFRAIL_NODE_MEMORY", ""),
+    setting("node_slots", "TAFFRAIL_NODE_SLOTS", "50"),
+    setting("node_labels", "TAFFRAIL_NODE_LABELS", ""),
+    setting("node_secrets_dir", "TAFFRAIL_NODE_SECRETS_DIR", ""),
+    setting("node_sync_every_ms", "TAFFRAIL_NODE_SYNC_EVERY_MS", "5000"),
+    setting("node_keep_workspaces_days", "TAFFRAIL_NODE_KEEP_WORKSPACES_DAYS", "30"),
 ];
 
 /// One resolved setting.
@@ -150,12 +158,14 @@ impl Config {
         &self.values
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// A setting as text; `None` when it is empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let value = self.values.iter().find(|value| value.name == name)?;
         Some(value.plain.as_str()).filter(|text| !text.is_empty())
     }
 
-    fn number(&self, name: &str, least: u64, most: u64) -> anyhow::Result<u64> {
+    /// A setting as a number within bounds.
+    pub(crate) fn number(&self, name: &str, least: u64, most: u64) -> anyhow::Result<u64> {
         let text = self.text(name).unwrap_or_default();
         let number: u64 = text.parse().with_context(|| format!("{name}: `{text}` is no number"))?;
         if !(least..=most).contains(&number) {

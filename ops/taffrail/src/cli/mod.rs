@@ -15,6 +15,7 @@ mod exit;
 mod fail;
 mod host;
 mod human;
+mod node;
 mod logs;
 mod op;
 mod out;
@@ -38,13 +39,14 @@ use client::Client;
 use serde_json::{Value, json};
 
 pub use bench::{BenchArgs, BenchVerb, PlanArgs, ReportArgs};
-pub use discover::{RUNTIME_FILE, Runtime, default_data_dir};
+pub use discover::{RUNTIME_FILE, Runtime, default_data_dir, nats as nats_server};
 pub use exit::Exit;
 pub use fail::Failure;
 pub use host::{
     ConfigArgs, ConfigVerb, DoctorArgs, MigrateArgs, Role, ServeArgs, ServersArgs, ServersVerb,
     UpArgs,
 };
+pub use node::NodeArgs;
 pub use out::{Output, Printer};
 
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
@@ -114,6 +116,8 @@ pub enum Verb {
     Up(UpArgs),
     /// Run some roles against shared servers
     Serve(ServeArgs),
+    /// Run agents on this host, as the control plane wants them
+    Node(NodeArgs),
     /// Bring the database to this release's schema
     Migrate(MigrateArgs),
     /// Check what Taffrail needs of this machine

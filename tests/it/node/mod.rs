@@ -1,0 +1,8 @@
+//! `taffrail node` on a real NATS, with managers that do what a test tells them.
+
+mod ends;
+mod fake;
+mod probes;
+mod survives;
+
+pub use fake::{Managers, NodeProcess, launch, launch_with};
