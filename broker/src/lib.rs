@@ -18,7 +18,7 @@ pub mod subject;
 
 pub use agents::{Heartbeat, HeldTask, Presence};
 pub use connect::connect;
-pub use consume::{Consumer, TenantCheck, serve_claims};
+pub use consume::{Consumer, TenantCheck, serve_claims, serve_nodes};
 pub use envelope::{CloudEvent, cloud_event_json};
 pub use error::BrokerError;
 pub use logs::LogLimits;

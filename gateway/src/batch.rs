@@ -192,6 +192,8 @@ pub(crate) fn is_of_the_system(command: &Command) -> bool {
             command,
             ScheduleCommand::Fire(_) | ScheduleCommand::Skip(_) | ScheduleCommand::ReportFailure(_)
         ),
-        Command::Agent(_) | Command::Crew(_) | Command::Queue(_) => false,
+        Command::Agent(command) => crate::agent::OF_THE_SYSTEM.contains(&command.name()),
+        Command::Node(command) => !crate::node::COMMANDS.contains(&command.name()),
+        Command::Crew(_) | Command::Queue(_) | Command::Profile(_) => false,
     }
 }

@@ -262,6 +262,8 @@ pub(crate) const fn collection(kind: StreamType) -> &'static str {
         StreamType::Crew => "crews",
         StreamType::Schedule => "schedules",
         StreamType::Queue => "queues",
+        StreamType::Node => "nodes",
+        StreamType::Profile => "profiles",
     }
 }
 

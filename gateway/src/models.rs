@@ -51,7 +51,7 @@ struct Rebuild {}
 
 /// Folds a read model anew from the log, beside the live one: 202.
 #[utoipa::path(post, path = "/projections/{model}/rebuild", tag = "metrics", params(
-    ("model" = String, Path, description = "tasks, agents, operations, audit, metrics, schedules or queues"),
+    ("model" = String, Path, description = "tasks, agents, operations, audit, metrics, schedules, queues, nodes or profiles"),
 ), responses(
     (status = 202, response = Accepted),
     (status = "4XX", response = Refused),

@@ -14,7 +14,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
-    agent, audit, batch, events, health, metrics, models, operation, queue, schedule, service, task,
+    agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
+    schedule, service, task,
 };
 
 /// The problem document of a refusal.
@@ -46,6 +47,8 @@ pub struct Accepted(AcceptedBody);
         (name = "queues", description = "What waits where, and claims"),
         (name = "dead letters", description = "Tasks that failed for good"),
         (name = "agents", description = "The workers"),
+        (name = "nodes", description = "The hosts that start agents"),
+        (name = "profiles", description = "How agents are started, watched and stopped"),
         (name = "schedules", description = "Tasks that are submitted at a time or on an event"),
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
@@ -92,7 +95,16 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(agent::get_agent, agent::update_agent),
         routes!(agent::beat),
         routes!(agent::follow_logs),
+        routes!(fleet::send_beat),
         routes!(agent::command_agent),
+        routes!(fleet::fleet),
+        routes!(fleet::restart_fleet),
+        routes!(fleet::capabilities),
+        routes!(node::list_nodes),
+        routes!(node::get_node),
+        routes!(node::command_node),
+        routes!(profile::list_profiles),
+        routes!(profile::get_profile, profile::put_profile, profile::delete_profile),
         routes!(schedule::create_schedule, schedule::list_schedules),
         routes!(schedule::get_schedule, schedule::update_schedule, schedule::delete_schedule),
         routes!(schedule::next_runs),

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::agent::AgentState;
+use domain::node::NodeState;
 use domain::operation::OperationState;
 use domain::schedule::{ScheduleKind, ScheduleState};
 use domain::task::TaskState;
@@ -35,6 +36,7 @@ words! {
     Priority: Priority::ALL,
     ScheduleKind: ScheduleKind::ALL,
     ScheduleState: ScheduleState::ALL,
+    NodeState: NodeState::ALL,
     OperationState: [
         OperationState::Accepted,
         OperationState::Running,

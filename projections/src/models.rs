@@ -19,11 +19,15 @@ pub enum Model {
     Schedules,
     /// What was decided about queues.
     Queues,
+    /// Every node.
+    Nodes,
+    /// Every profile.
+    Profiles,
 }
 
 impl Model {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Tasks,
         Self::Agents,
         Self::Operations,
@@ -31,6 +35,8 @@ impl Model {
         Self::Metrics,
         Self::Schedules,
         Self::Queues,
+        Self::Nodes,
+        Self::Profiles,
     ];
 
     /// The name, also of its table.
@@ -43,6 +49,8 @@ impl Model {
             Self::Metrics => "metrics",
             Self::Schedules => "schedules",
             Self::Queues => "queues",
+            Self::Nodes => "nodes",
+            Self::Profiles => "profiles",
         }
     }
 }
@@ -93,6 +101,14 @@ macro_rules! with_model {
             }
             $crate::Model::Queues => {
                 let $projection = $crate::queues::Queues;
+                $body
+            }
+            $crate::Model::Nodes => {
+                let $projection = $crate::nodes::Nodes;
+                $body
+            }
+            $crate::Model::Profiles => {
+                let $projection = $crate::profiles::Profiles;
                 $body
             }
         }

@@ -66,7 +66,7 @@ impl DeadLettersWork {
     }
 
     async fn carry_out(self, action: DeadAction, errand: Errand) -> Result<Json, Problem> {
-        let Errand { id: operation, tenant, position, accepted, progress, executor } = errand;
+        let Errand { id: operation, tenant, position, accepted, progress, executor, .. } = errand;
         let asked: DeadLetterWork = accepted.input.read().map_err(unread)?;
         let body = asked.body();
         let command = Command::parse(StreamType::Task, action.command(), body.as_bytes())?;

@@ -302,6 +302,7 @@ async fn a_second_run_repeats_nothing_and_what_died_after_the_acceptance_is_not_
     let operation = Uuid::new_v4();
     let run = |commands: usize| {
         work.run(Errand {
+            actor: "test".into(),
             id: operation,
             tenant: TenantId::default_tenant(),
             position: accepted_at,

@@ -156,6 +156,7 @@ async fn a_rebuild_runs_as_an_operation() {
         input: Json::parse(&format!(r#"{{"model":"{model}"}}"#)).unwrap(),
     };
     let errand = |accepted| Errand {
+        actor: "test".into(),
         id: Uuid::new_v4(),
         tenant: TenantId::default_tenant(),
         position: 1,

@@ -21,13 +21,14 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub use heartbeat::{Heartbeat, HeartbeatReply, HeldTask};
 
 use crate::consume::TenantCheck;
 use crate::envelope::{JSON, header};
 use crate::error::During;
-use crate::subject::{self, AgentWord, Subject};
+use crate::subject::{self, AgentWord, NodeWord, Subject};
 use crate::{BrokerError, consume};
 use interest::Interest;
 
@@ -166,6 +167,7 @@ impl Presence {
             observed_state: heartbeat.observed_state,
             slots_free: heartbeat.slots_free,
             load: heartbeat.load,
+            progress_seq: heartbeat.progress_seq,
         };
         self.0.heartbeats.fetch_add(1, Ordering::Relaxed);
         self.0.observed.lock().put((tenant, agent), observation);
@@ -223,6 +225,14 @@ impl AgentWire for Presence {
         Box::pin(async move {
             let subject = subject::agent(&tenant, agent, AgentWord::Control);
             presence.send(subject, &Control { command: word }).await;
+        })
+    }
+
+    fn call_node(&self, tenant: TenantId, node: Uuid) -> Boxed<()> {
+        let presence = self.clone();
+        Box::pin(async move {
+            let subject = subject::node(&tenant, node, NodeWord::Control);
+            presence.send(subject, &Control { command: "sync" }).await;
         })
     }
 

@@ -147,6 +147,7 @@ fn read(
         Subject::Command(_)
         | Subject::Event { .. }
         | Subject::Agent { .. }
+        | Subject::Node { .. }
         | Subject::Dead { .. } => {
             return Err(Problem::new(Code::InvalidSubject, "no claim subject"));
         }

@@ -111,7 +111,10 @@ pub(super) fn read(
     let address = match parse(subject).map_err(unread)? {
         Subject::Command(address) => address,
         Subject::Claim(_) => return Ok(Intake::Claim),
-        Subject::Event { .. } | Subject::Agent { .. } | Subject::Dead { .. } => {
+        Subject::Event { .. }
+        | Subject::Agent { .. }
+        | Subject::Node { .. }
+        | Subject::Dead { .. } => {
             return Err(unread(Problem::new(Code::InvalidSubject, "no command subject")));
         }
     };

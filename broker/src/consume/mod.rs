@@ -9,6 +9,7 @@ mod claims;
 mod dead;
 mod durable;
 mod intake;
+mod nodes;
 mod pull;
 mod requests;
 
@@ -29,6 +30,7 @@ pub use batch::MAX_BATCH;
 pub(crate) use claims::ClaimReply;
 pub use claims::serve_claims;
 pub(crate) use intake::{is_actor, is_reply};
+pub use nodes::serve_nodes;
 
 use dead::DeadLetters;
 

@@ -196,7 +196,13 @@ fn full(message: &Message) -> Option<Outcome> {
             Target::One { id, .. } | Target::Batch { id } => Some(id),
         },
         Ok(Subject::Claim(_)) => return None,
-        Ok(Subject::Event { .. } | Subject::Agent { .. } | Subject::Dead { .. }) | Err(_) => None,
+        Ok(
+            Subject::Event { .. }
+            | Subject::Agent { .. }
+            | Subject::Node { .. }
+            | Subject::Dead { .. },
+        )
+        | Err(_) => None,
     };
     Some(busy(command_id.unwrap_or(Uuid::nil()), stream_id.unwrap_or(Uuid::nil())))
 }

@@ -8,7 +8,9 @@ use domain::ids::is_token;
 use domain::{AgentId, Recorded, StreamType, TenantId};
 use uuid::Uuid;
 
-pub use parse::{AgentWord, ClaimSubject, CommandSubject, Subject, Target, parse, tenant_of};
+pub use parse::{
+    AgentWord, ClaimSubject, CommandSubject, NodeWord, Subject, Target, parse, tenant_of,
+};
 
 /// Every durable command of every tenant.
 pub const ALL_COMMANDS: &str = "taffrail.*.cmd.>";
@@ -24,6 +26,8 @@ pub const ALL_AGENT_CLAIMS: &str = "taffrail.*.agent.*.req.queue.*.claim";
 pub const ALL_EVENTS: &str = "taffrail.*.evt.>";
 /// Everything that could not be processed.
 pub const ALL_DEAD: &str = "taffrail.*.dead.>";
+/// Every exchange of a node with the managers.
+pub const ALL_SYNCS: &str = "taffrail.*.node.*.sync";
 /// Every agent's sign of life.
 pub const ALL_HEARTBEATS: &str = "taffrail.*.agent.*.heartbeat";
 
@@ -80,6 +84,11 @@ pub fn event(event: &Recorded) -> String {
 /// `taffrail.<tenant>.agent.<id>.<heartbeat|tasks|control|log>`
 pub fn agent(tenant: &TenantId, agent: AgentId, word: AgentWord) -> String {
     format!("taffrail.{tenant}.agent.{agent}.{}", word.as_str())
+}
+
+/// `taffrail.<tenant>.node.<id>.<sync|control>`
+pub fn node(tenant: &TenantId, node: Uuid, word: NodeWord) -> String {
+    format!("taffrail.{tenant}.node.{node}.{}", word.as_str())
 }
 
 /// `taffrail.<tenant>.dead.<consumer>`

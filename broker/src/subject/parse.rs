@@ -35,6 +35,15 @@ pub enum Subject {
         /// What about it.
         word: AgentWord,
     },
+    /// The nodes' own wire.
+    Node {
+        /// Whose it is.
+        tenant: TenantId,
+        /// The node.
+        node: Uuid,
+        /// What about it.
+        word: NodeWord,
+    },
     /// Something that could not be processed.
     Dead {
         /// Whose it is.
@@ -115,6 +124,28 @@ impl AgentWord {
     }
 }
 
+/// The words of the nodes' wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeWord {
+    /// What it runs, answered by what it should.
+    Sync,
+    /// sync, stop.
+    Control,
+}
+
+impl NodeWord {
+    /// Every word.
+    pub const ALL: [Self; 2] = [Self::Sync, Self::Control];
+
+    /// The token.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Control => "control",
+        }
+    }
+}
+
 /// Takes a subject apart.
 ///
 /// # Errors
@@ -172,11 +203,22 @@ pub fn parse(subject: &str) -> Result<Subject, Problem> {
                 }
             }
         }
+        "node" => {
+            let [node, word] = rest else {
+                return Err(wrong("expected taffrail.<tenant>.node.<id>.<word>".into()));
+            };
+            let node = uuid(node, "node id")?;
+            let known = NodeWord::ALL.map(NodeWord::as_str);
+            match NodeWord::ALL.into_iter().find(|known| known.as_str() == *word) {
+                Some(word) => Ok(Subject::Node { tenant, node, word }),
+                None => Err(unknown("word", word, &known)),
+            }
+        }
         "dead" => match rest {
             [consumer] => Ok(Subject::Dead { tenant, consumer: (*consumer).into() }),
             _ => Err(wrong("expected taffrail.<tenant>.dead.<consumer>".into())),
         },
-        other => Err(unknown("kind", other, &["cmd", "req", "evt", "agent", "dead"])),
+        other => Err(unknown("kind", other, &["cmd", "req", "evt", "agent", "node", "dead"])),
     }
 }
 
@@ -295,6 +337,10 @@ mod tests {
             (
                 subject::request_batch(&tenant, id()),
                 command(false, None, Target::Batch { id: id() }),
+            ),
+            (
+                subject::node(&tenant, id(), NodeWord::Sync),
+                Subject::Node { tenant: tenant.clone(), node: id(), word: NodeWord::Sync },
             ),
             (subject::claim(&tenant, "default"), claim(None)),
             (subject::agent_claim(&tenant, agent, "default"), claim(Some(agent))),

@@ -141,7 +141,7 @@ pub(in crate::process) fn start(
 impl Job {
     /// Whether it takes a place: those about one agent only wait for it.
     fn is_work(&self) -> bool {
-        !self.accepted.kind.starts_with("agent.")
+        !super::lifecycle::is_about_one(&self.accepted.kind)
     }
 
     async fn run(

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::lifecycle::{AgentWork, FleetWork};
+use super::lifecycle::{AgentWork, FleetWork, LifecycleHandle};
 use super::operations::Operations;
 use super::perform::Session;
 use super::purge::PurgeWork;
@@ -21,7 +21,7 @@ use super::{
     watchdog::Signs,
 };
 use crate::fence::barrier;
-use crate::{AgentWire, Clock, Executor, Observation, Work};
+use crate::{AgentWire, Clock, Executor, Nodes, Observation, Work};
 
 /// Events read at once.
 const PAGE: usize = 1_024;
@@ -89,6 +89,11 @@ impl Managers {
         (managers, handle)
     }
 
+    /// The door for nodes; open while they run.
+    pub fn nodes(&self) -> Arc<dyn Nodes> {
+        Arc::new(LifecycleHandle(self.handle.clone()))
+    }
+
     /// Folds the log from its start, then acts until cancelled. To be called while this
     /// process holds the managers' lease, whose token is the `fence` of its commands, and
     /// again when it has got it anew.
@@ -119,9 +124,10 @@ impl Managers {
             tasks: TaskTracker::new(),
         });
         let weak = Arc::downgrade(&session);
-        session.lifecycle.lock().with_demand(Box::new(move |agent| {
+        let demand = move |agent| {
             weak.upgrade().is_some_and(|session| session.scheduler.lock().is_work_for(agent))
-        }));
+        };
+        session.lifecycle.lock().with(Box::new(demand), self.config.watch.clone());
         let ended = Run::new(session.clone(), self.works.clone(), &self.config)
             .until_cancelled(&self.handle)
             .await;

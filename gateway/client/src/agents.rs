@@ -37,4 +37,28 @@ impl Client {
     pub async fn command_agent(&self, id: Uuid, name: &str, body: &Value) -> Result<Value, Error> {
         self.post(&format!("v1/agents/{id}/{name}"), body).await
     }
+
+    /// Registers an agent.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn register_agent(&self, body: &Value) -> Result<Value, Error> {
+        self.post("v1/agents", body).await
+    }
+
+    /// Restarts many agents, a few at a time; answers with an operation.
+    ///
+    /// # Errors
+    /// When it is refused or no answer comes.
+    pub async fn restart_fleet(&self, body: &Value) -> Result<Value, Error> {
+        self.post("v1/fleet/restart", body).await
+    }
+
+    /// The health of the fleet.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn fleet(&self) -> Result<Value, Error> {
+        self.get("v1/fleet", &[]).await
+    }
 }

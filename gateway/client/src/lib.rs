@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod follow;
 mod http;
+mod nodes;
 mod operations;
 mod queues;
 mod schedules;

@@ -24,8 +24,30 @@ const AGENT: StreamType = StreamType::Agent;
 /// The models behind an agent: the tasks it holds are read from the tasks.
 pub(super) const MODELS: &[Model] = &[Model::Agents, Model::Tasks];
 
-/// Commands that have a route of their own.
-pub(crate) const NOT_HERE: &[&str] = &["register"];
+/// Commands that have a route of their own, or that only the system gives.
+pub(crate) const NOT_HERE: &[&str] = &[
+    "register",
+    "validate",
+    "place",
+    "observe",
+    "assess",
+    "schedule_restart",
+    "quarantine",
+    "hand_back",
+    "drift",
+];
+
+/// What managers and nodes alone say of an agent.
+pub(crate) const OF_THE_SYSTEM: &[&str] = &[
+    "validate",
+    "place",
+    "observe",
+    "assess",
+    "schedule_restart",
+    "quarantine",
+    "hand_back",
+    "drift",
+];
 
 /// The commands that a node or the agent itself carries out: answered 202 at once.
 pub(crate) const LONG: &[&str] =
@@ -153,7 +175,11 @@ pub async fn command_agent(
 ) -> ApiResult {
     let target = Target::Known(id(&agent)?);
     if NOT_HERE.contains(&&*name) {
-        return Err(not_here(AGENT, &name, "agents register by POST /v1/agents"));
+        let instead = match &*name {
+            "register" => "agents register by POST /v1/agents",
+            _ => "nodes and managers alone say so",
+        };
+        return Err(not_here(AGENT, &name, instead));
     }
     let command = parse(AGENT, &name, &body.0)?;
     if LONG.contains(&command.name()) {

@@ -76,6 +76,9 @@ pub(crate) async fn accept_command(
     target: Target,
     command: Command,
 ) -> ApiResult {
+    if command.stream_type() == StreamType::Agent && crate::agent::LONG.contains(&command.name()) {
+        return accept_long(app, call, target, command).await;
+    }
     let expected_version = call.expected_version(target)?;
     let (command_id, fresh) = call.command_id(app);
     let (id, named) = match target {
@@ -114,6 +117,37 @@ pub(crate) async fn accept_command(
     accept(app, call, command_id, work).await
 }
 
+/// Has a command about an agent decided, and takes the operation on that follows it to its
+/// end: the agent's stream is the lock, so of two callers one is told that the other's
+/// operation is under way.
+async fn accept_long(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
+    let (kind, name) = (command.stream_type(), command.name());
+    let body = String::from_utf8(command.body()).ok().and_then(|text| Json::parse(&text).ok());
+    let envelope = call.envelope(app, target, command)?;
+    let (command_id, id) = (envelope.command_id, envelope.stream_id);
+    let (expected_version, fingerprint) = (envelope.expected_version, envelope.fingerprint);
+    let outcome = change::execute(app, call, envelope).await;
+    let decision = outcome.decision();
+    if decision.problem.is_some() {
+        return Err(error::of_outcome(decision));
+    }
+    let work = Work {
+        kind: format!("{kind}.{name}"),
+        resource: Resource { kind: kind.as_str().into(), id: id.to_string() },
+        command: Some(CommandSpec {
+            kind,
+            id,
+            command: name.into(),
+            command_id,
+            body: body.unwrap_or_default(),
+            expected_version,
+        }),
+        input: Json::null(),
+        fingerprint,
+    };
+    accept(app, call, command_id, work).await
+}
+
 /// Commits an operation's first event and answers 202, or in line where the caller is
 /// ready to wait and it is done in time.
 async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
@@ -129,7 +163,8 @@ async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResu
         command: work.command,
         input: work.input,
     });
-    let operation = call.id_for(app, command_id, "operation");
+    // The one that the agent's event names, where there is one.
+    let operation = domain::operation_id(command_id).0;
     let (tenant, actor) = (call.caller.tenant.clone(), &*call.caller.principal);
     let own_id = call.id_for(app, command_id, "accept");
     let fresh = !call.is_keyed();
@@ -142,7 +177,11 @@ async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResu
     };
     let outcome = change::execute(app, call, envelope).await;
     let decision = outcome.decision();
-    if decision.problem.is_some() {
+    // The managers may have been quicker: what an agent's event began is accepted by them
+    // when its sender is late.
+    let theirs = decision.problem.as_ref().and_then(Problem::code) == Some(Code::AlreadyExists)
+        && kind == Some(StreamType::Agent);
+    if decision.problem.is_some() && !theirs {
         return Err(error::of_outcome(decision));
     }
     let replayed = outcome.status == Status::Duplicate;

@@ -79,6 +79,9 @@ const SETTINGS: &[Setting] = &[
     setting("node_secrets_dir", "TAFFRAIL_NODE_SECRETS_DIR", ""),
     setting("node_sync_every_ms", "TAFFRAIL_NODE_SYNC_EVERY_MS", "5000"),
     setting("node_keep_workspaces_days", "TAFFRAIL_NODE_KEEP_WORKSPACES_DAYS", "30"),
+    setting("unhealthy_after_ms", "TAFFRAIL_UNHEALTHY_AFTER_MS", "30000"),
+    setting("restart_after_ms", "TAFFRAIL_RESTART_AFTER_MS", "60000"),
+    setting("stall_ms", "TAFFRAIL_STALL_MS", ""),
 ];
 
 /// One resolved setting.
@@ -303,6 +306,21 @@ impl Config {
         })
     }
 
+    /// When silence and standstill are taken for a fault, where neither agent nor profile
+    /// says so.
+    ///
+    /// # Errors
+    /// When one is no number of milliseconds from half a second to a day.
+    pub fn watch(&self) -> anyhow::Result<domain::profile::Watch> {
+        let ms = |name| self.number(name, 500, 86_400_000);
+        let stall = self.text("stall_ms").filter(|text| !text.is_empty());
+        Ok(domain::profile::Watch {
+            unhealthy_after_ms: Some(ms("unhealthy_after_ms")?),
+            restart_after_ms: Some(ms("restart_after_ms")?),
+            stall_ms: stall.map(|_| ms("stall_ms")).transpose()?,
+        })
+    }
+
     /// Whether the values can be used, before anything is started with them.
     ///
     /// # Errors
@@ -318,6 +336,7 @@ impl Config {
         self.subtasks()?;
         self.escalate_after()?;
         self.log_limits()?;
+        self.watch()?;
         Ok(())
     }
 

@@ -247,6 +247,7 @@ pub async fn start(
             ManagersConfig {
                 dead_letters_kept: config.dead_letters_kept()?,
                 escalate_after: config.escalate_after()?,
+                watch: config.watch()?,
                 ..ManagersConfig::default()
             },
         );
@@ -262,8 +263,14 @@ pub async fn start(
                     (managers.clone(), scheduler.clone(), client.clone());
                 async move {
                     let answering = cancel.child_token();
-                    let claims =
-                        broker::serve_claims(client, scheduler, tenants(), answering.clone());
+                    let claims = broker::serve_claims(
+                        client.clone(),
+                        scheduler,
+                        tenants(),
+                        answering.clone(),
+                    );
+                    let nodes =
+                        broker::serve_nodes(client, managers.nodes(), tenants(), answering.clone());
                     let managing = async {
                         // An error means that the log is not the one it was: fold it anew.
                         if let Err(error) = managers.run(Some(token), cancel).await {
@@ -271,7 +278,7 @@ pub async fn start(
                         }
                         answering.cancel();
                     };
-                    tokio::join!(managing, claims);
+                    tokio::join!(managing, claims, nodes);
                 }
             })
             .await;

@@ -1,11 +1,16 @@
 //! What each event makes of an agent's row.
 
-use domain::agent::{AgentEvent, AgentRegistered, AgentState, state_after};
+use domain::agent::{
+    AgentEvent, AgentRegistered, AgentState, Drift, DriftState, ObserveAgent, Phase, state_after,
+};
 use domain::crew::CrewEvent;
+use domain::profile::{Resources, Watch};
 use domain::values::Labels;
 use domain::{CrewId, Event, Json, Recorded, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::view::ProcessView;
 
 use crate::engine::{Cell, Column, ColumnKind, Projection};
 use crate::tasks::{label_terms, search_text};
@@ -45,6 +50,22 @@ pub struct AgentRow {
     pub slots: u32,
     #[serde(default)]
     pub cost: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// Why it is in its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessView>,
+    /// What is reserved for it on its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Resources>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crew_id: Option<CrewId>,
     pub created_at: Timestamp,
@@ -129,7 +150,7 @@ impl Projection for Agents {
             Cell::text(row.state.as_str()),
             Cell::text(&row.role),
             Cell::Uuid(row.crew_id.map(|id| id.0)),
-            Cell::Text(None),
+            Cell::Text(row.node_id().map(|id| id.to_string())),
             Cell::Words(row.capabilities.clone()),
             Cell::Words(label_terms(&row.labels)),
             Cell::Text(Some(search_text(&row.name, Some(&row.role)))),
@@ -156,6 +177,13 @@ impl AgentRow {
             restarting: false,
             slots: new.slots,
             cost: new.cost,
+            watch: None,
+            reason: None,
+            process: None,
+            reserved: None,
+            tier: None,
+            restart_at: None,
+            drift: None,
             crew_id: None,
             created_at: recorded.occurred_at,
             updated_at: recorded.occurred_at,
@@ -173,8 +201,10 @@ impl AgentRow {
             E::Registered(new) => self.describe(new),
             E::Reconnected(new) => {
                 self.describe(new);
-                self.observed_state = None;
-                if !std::mem::take(&mut self.restarting) {
+                if !new.led {
+                    self.observed_state = None;
+                }
+                if !std::mem::take(&mut self.restarting) && !new.led {
                     self.restart_count += 1;
                 }
             }
@@ -190,23 +220,96 @@ impl AgentRow {
                 self.slots = changes.slots.unwrap_or(self.slots);
                 self.cost = changes.cost.unwrap_or(self.cost);
                 self.memory_context = changes.memory_context.or(self.memory_context.take());
+                self.watch = changes.watch.or(self.watch.take());
+                if let Some(profile) = changes.profile {
+                    self.profile = profile;
+                }
             }
-            E::DeployRequested(_) | E::Ready(_) | E::Woken(_) => {
+            E::DeployRequested(asked) | E::Woken(asked) => {
                 self.desired_state = AgentState::Ready;
+                self.reason.clone_from(&asked.reason);
+                self.restart_at = None;
             }
-            E::Restarted(_) => {
+            E::Ready(why) => {
                 self.desired_state = AgentState::Ready;
+                self.reason.clone_from(&why.reason);
+            }
+            E::Restarted(asked) => {
+                self.desired_state = AgentState::Ready;
+                self.reason.clone_from(&asked.reason);
+                self.restart_at = None;
                 self.observed_state = None;
                 self.restart_count += 1;
                 self.restarting = true;
             }
-            E::Reported(seen) => self.observed_state = Some(seen.observed_state),
-            E::Draining(_) => self.desired_state = AgentState::Draining,
-            E::Hibernated(_) => self.desired_state = AgentState::Hibernating,
-            E::Retired(_) => self.desired_state = AgentState::Retired,
-            E::ForceStopped(_) => self.desired_state = AgentState::ForceStopped,
+            E::Reported(seen) => {
+                self.observed_state = Some(seen.observed_state);
+                self.reason.clone_from(&seen.reason);
+            }
+            E::Draining(asked) => self.wished(AgentState::Draining, &asked.reason),
+            E::Hibernated(asked) => self.wished(AgentState::Hibernating, &asked.reason),
+            E::Retired(gone) => self.wished(AgentState::Retired, &gone.reason),
+            E::ForceStopped(asked) => self.wished(AgentState::ForceStopped, &asked.reason),
+            E::Placed(placed) => {
+                let profile = &placed.launch.profile;
+                self.reserved = Some(profile.resources.clone().unwrap_or_default());
+                self.tier.clone_from(&profile.tier);
+                self.process = Some(ProcessView {
+                    node_id: placed.node_id,
+                    node: placed.node.clone(),
+                    generation: placed.generation,
+                    phase: None,
+                    pid: None,
+                    exit: None,
+                    detail: None,
+                });
+                self.observed_state = None;
+            }
+            E::Observed(seen) => self.observe(seen),
+            E::Validated(found) => self.reason = Some(found.reason.clone()),
+            E::Assessed(believed) => self.reason = Some(believed.reason.clone()),
+            E::RestartScheduled(plan) => self.restart_at = Some(plan.due_at),
+            E::Quarantined(why) => {
+                let (n, s) = (why.restarts, why.window_ms / 1_000);
+                let reason = format!("quarantined after {n} restarts in {s} s: {}", why.reason);
+                self.wished(AgentState::Failed, &Some(reason));
+            }
+            E::Drifted(drift) => {
+                self.drift = Some(drift.clone()).filter(|d| d.state != DriftState::Healed);
+            }
+            E::HandedBack(_) | E::Ignored(_) => {}
         }
         self.state = state_after(Some(self.state), event).unwrap_or(self.state);
+    }
+
+    fn wished(&mut self, state: AgentState, reason: &Option<String>) {
+        self.desired_state = state;
+        self.reason.clone_from(reason);
+        self.restart_at = None;
+    }
+
+    fn observe(&mut self, seen: &ObserveAgent) {
+        if let Some(process) = &mut self.process {
+            process.phase = Some(seen.phase);
+            process.pid = seen.pid.or(process.pid);
+            process.exit = seen.exit.as_deref().cloned();
+            process.detail.clone_from(&seen.detail);
+        }
+        self.observed_state = match seen.phase {
+            Phase::Starting => Some(AgentState::Deploying),
+            Phase::Started | Phase::Warming => Some(AgentState::Warming),
+            Phase::Ready => Some(AgentState::Ready),
+            Phase::NotReady => Some(AgentState::Degraded),
+            Phase::Unhealthy => Some(AgentState::Unhealthy),
+            Phase::Terminating | Phase::Killing => self.observed_state,
+            Phase::Exited | Phase::StartFailed | Phase::Lost => Some(AgentState::Offline),
+        };
+    }
+
+    /// The node that has a process of it.
+    pub fn node_id(&self) -> Option<Uuid> {
+        let process = self.process.as_ref()?;
+        (!process.phase.is_some_and(Phase::is_over)).then_some(process.node_id)
     }
 
     fn describe(&mut self, new: &AgentRegistered) {
@@ -222,6 +325,7 @@ impl AgentRow {
         self.profile = new.profile;
         self.version = new.version;
         self.endpoint = new.endpoint;
+        self.watch = new.watch;
     }
 }
 

@@ -5,11 +5,13 @@
 //! the two can't contradict each other; what only heartbeats know is laid over the
 //! answer by the gateway and is null here.
 
+mod fleet;
 mod fold;
 mod query;
 mod view;
 
+pub use fleet::{CapabilityView, FleetView, HealthView, HealthWord};
 pub use fold::{AgentRow, Agents};
 pub use query::AgentFilter;
 pub(crate) use query::BY_ID;
-pub use view::AgentView;
+pub use view::{AgentView, ProcessView};

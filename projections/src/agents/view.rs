@@ -1,13 +1,35 @@
 //! The contract's Agent.
 
 use chrono::{DateTime, Utc};
-use domain::agent::AgentState;
+use domain::agent::{AgentState, Drift, Exit, Phase};
+use domain::profile::Watch;
 use domain::values::Labels;
-use domain::{AgentId, CrewId, Json, TaskId};
+use domain::{AgentId, CrewId, Json, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::AgentRow;
+
+/// The process that a node runs for an agent, as the node told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Process)]
+pub struct ProcessView {
+    /// The node.
+    pub node_id: Uuid,
+    /// Its name.
+    pub node: String,
+    /// One more with every start.
+    pub generation: u32,
+    /// The last that was seen of it.
+    pub phase: Option<Phase>,
+    /// As the node numbers it.
+    pub pid: Option<u32>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// For people.
+    pub detail: Option<String>,
+}
 
 /// An agent as it is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +57,8 @@ pub struct AgentView {
     pub memory_context: Option<String>,
     /// What it is believed to be; `busy` when it is ready and holds tasks.
     pub state: AgentState,
+    /// Why it is in that state.
+    pub reason: Option<String>,
     /// What it was last told to be.
     pub desired_state: AgentState,
     /// What was last seen of it, by itself or its watcher.
@@ -56,7 +80,17 @@ pub struct AgentView {
     /// The crew it belongs to.
     pub crew_id: Option<CrewId>,
     /// The node it runs on.
-    pub node_id: Option<String>,
+    pub node_id: Option<NodeId>,
+    /// Its last process on a node.
+    pub process: Option<ProcessView>,
+    /// The tier of the profile that it was started with.
+    pub tier: Option<String>,
+    /// When its silence is taken for a fault, as far as it said so itself.
+    pub watch: Option<Watch>,
+    /// When it will be started again, if it waits for that.
+    pub restart_at: Option<DateTime<Utc>>,
+    /// Since when, and by whose fault, it is not what it should be.
+    pub drift: Option<Drift>,
     /// When it was first registered.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
@@ -70,6 +104,7 @@ pub struct AgentView {
 impl AgentView {
     /// A row with the tasks that the agent holds.
     pub fn of(id: AgentId, row: AgentRow, tasks: Vec<TaskId>) -> Self {
+        let node_id = row.node_id().map(NodeId);
         let busy = row.state == AgentState::Ready && !tasks.is_empty();
         Self {
             id,
@@ -83,6 +118,7 @@ impl AgentView {
             session_key: row.session_key,
             memory_context: row.memory_context,
             state: if busy { AgentState::Busy } else { row.state },
+            reason: row.reason.clone(),
             desired_state: row.desired_state,
             observed_state: row.observed_state,
             last_heartbeat: None,
@@ -93,7 +129,12 @@ impl AgentView {
             cost: row.cost,
             tasks,
             crew_id: row.crew_id,
-            node_id: None,
+            node_id,
+            process: row.process,
+            tier: row.tier,
+            watch: row.watch,
+            restart_at: row.restart_at,
+            drift: row.drift,
             created_at: row.created_at,
             updated_at: row.updated_at,
             stream_version: row.stream_version,

@@ -1,8 +1,10 @@
 //! Events in a line, for people.
 
-use domain::agent::AgentEvent;
+use domain::agent::{AgentEvent, DriftState, Exit};
 use domain::crew::CrewEvent;
+use domain::node::NodeEvent;
 use domain::operation::OperationEvent;
+use domain::profile::ProfileEvent;
 use domain::queue::QueueEvent;
 use domain::schedule::{ScheduleEvent, SkipReason};
 use domain::task::TaskEvent;
@@ -20,6 +22,9 @@ pub fn summary(event: &Event) -> String {
         Event::Crew(event) => crew(event),
         Event::Schedule(event) => schedule(event),
         Event::Queue(event) => queue(event),
+        Event::Node(event) => node(event),
+        Event::Profile(ProfileEvent::Defined(new)) => format!("profile {} set", new.name),
+        Event::Profile(ProfileEvent::Deleted(gone)) => format!("profile {} deleted", gone.name),
     }
 }
 
@@ -83,6 +88,34 @@ fn agent(event: &AgentEvent) -> String {
         E::Restarted(why) => because("told to start again".into(), &why.reason),
         E::Retired(gone) => because(format!("{} retired", excerpt(&gone.name)), &gone.reason),
         E::ForceStopped(why) => because("stopped by force".into(), &why.reason),
+        E::Validated(found) => because("profile in order".into(), &Some(found.reason.clone())),
+        E::Placed(placed) => {
+            format!("process {} to start on {}", placed.generation, excerpt(&placed.node))
+        }
+        E::Observed(seen) => {
+            let how = seen.exit.as_deref().map(Exit::words).or_else(|| seen.detail.clone());
+            because(format!("process {} {}", seen.generation, seen.phase.as_str()), &how)
+        }
+        E::Assessed(believed) => {
+            because(format!("believed {}", believed.state.as_str()), &Some(believed.reason.clone()))
+        }
+        E::RestartScheduled(plan) => because(
+            format!("restart {} at {}", plan.attempt, plan.due_at.format("%H:%M:%S")),
+            &Some(plan.reason.clone()),
+        ),
+        E::Quarantined(why) => because(
+            format!("quarantined after {} restarts", why.restarts),
+            &Some(why.reason.clone()),
+        ),
+        E::HandedBack(back) => format!("{} tasks taken back", back.tasks),
+        E::Drifted(drift) => match drift.state {
+            DriftState::Healed => format!("as wished again after {} ms", drift.age_ms),
+            DriftState::Open | DriftState::Escalated => {
+                let wish = drift.desired.as_str();
+                format!("for {} ms not {wish}", drift.age_ms)
+            }
+        },
+        E::Ignored(late) => because(format!("too late: {}", late.said), &Some(late.reason.clone())),
     }
 }
 
@@ -140,6 +173,20 @@ fn queue(event: &QueueEvent) -> String {
         QueueEvent::Paused(why) => because(format!("{} paused", why.queue), &why.reason),
         QueueEvent::Resumed(why) => because(format!("{} resumed", why.queue), &why.reason),
         QueueEvent::Draining(why) => because(format!("{} told to drain", why.queue), &why.reason),
+    }
+}
+
+fn node(event: &NodeEvent) -> String {
+    use NodeEvent as E;
+    match event {
+        E::Registered(new) => format!("{} offers itself", excerpt(&new.name)),
+        E::Reconnected(new) => format!("{} offers itself again", excerpt(&new.name)),
+        E::Draining(why) => because("told to drain".into(), &why.reason),
+        E::Resumed(why) => because("takes agents again".into(), &why.reason),
+        E::Assessed(believed) => {
+            because(format!("believed {}", believed.state.as_str()), &Some(believed.reason.clone()))
+        }
+        E::Retired(gone) => because(format!("{} retired", excerpt(&gone.name)), &gone.reason),
     }
 }
 

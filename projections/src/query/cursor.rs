@@ -18,6 +18,8 @@ pub(crate) enum ListKind {
     Operations = 5,
     Audit = 6,
     Schedules = 7,
+    Nodes = 8,
+    Profiles = 9,
 }
 
 /// A place in a list: behind the entry of this position (and id, where positions tie).

@@ -34,6 +34,8 @@ pub(crate) enum ById {
     Agent,
     Operation,
     Schedule,
+    Node,
+    Profile,
 }
 
 impl ById {
@@ -44,6 +46,8 @@ impl ById {
             Self::Agent => &[Model::Agents, Model::Tasks],
             Self::Operation => &[Model::Operations],
             Self::Schedule => &[Model::Schedules],
+            Self::Node => &[Model::Nodes, Model::Agents],
+            Self::Profile => &[Model::Profiles],
         }
     }
 
@@ -54,6 +58,8 @@ impl ById {
             Self::Agent => crate::agents::BY_ID,
             Self::Operation => crate::operations::BY_ID,
             Self::Schedule => crate::schedules::BY_ID,
+            Self::Node => crate::nodes::BY_ID,
+            Self::Profile => crate::profiles::BY_ID,
         }
     }
 }

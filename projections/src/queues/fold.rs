@@ -43,7 +43,9 @@ impl Projection for Queues {
             | Event::Agent(_)
             | Event::Operation(_)
             | Event::Crew(_)
-            | Event::Schedule(_) => Vec::new(),
+            | Event::Schedule(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Vec::new(),
         }
     }
 

@@ -78,6 +78,8 @@ pub struct TaskRow {
     pub attachments: Vec<Attachment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptance_criteria: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -262,6 +264,7 @@ impl TaskRow {
             review: None,
             attachments: new.attachments,
             estimate_ms: new.estimate_ms,
+            stall_ms: new.stall_ms,
             acceptance_criteria: new.acceptance_criteria,
             deliverables: new.deliverables,
             affinity: new.affinity,
@@ -387,6 +390,7 @@ impl TaskRow {
         }
         self.attachments = changes.attachments.unwrap_or(std::mem::take(&mut self.attachments));
         self.estimate_ms = changes.estimate_ms.unwrap_or(self.estimate_ms);
+        self.stall_ms = changes.stall_ms.unwrap_or(self.stall_ms);
         if let Some(criteria) = changes.acceptance_criteria {
             self.acceptance_criteria = criteria;
         }

@@ -137,6 +137,8 @@ struct Stored<'a> {
     attachments: Option<&'a RawValue>,
     #[serde(borrow)]
     estimate_ms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stall_ms: Option<&'a RawValue>,
     #[serde(borrow, serialize_with = "or_empty")]
     acceptance_criteria: Option<&'a RawValue>,
     #[serde(borrow, serialize_with = "or_empty")]

@@ -86,6 +86,8 @@ pub struct TaskView {
     pub attachments: Vec<Attachment>,
     /// How long it is thought to take, in milliseconds.
     pub estimate_ms: Option<u64>,
+    /// How long it may stand still while somebody works on it, in milliseconds.
+    pub stall_ms: Option<u64>,
     /// What must hold for it to be accepted.
     pub acceptance_criteria: Vec<String>,
     /// What it is to bring about.
@@ -140,6 +142,7 @@ impl TaskView {
             review: row.review,
             attachments: row.attachments,
             estimate_ms: row.estimate_ms,
+            stall_ms: row.stall_ms,
             acceptance_criteria: row.acceptance_criteria,
             deliverables: row.deliverables,
             affinity: row.affinity,

@@ -25,6 +25,7 @@ use domain::{AgentId, Event, Outcome, Recorded, Status, TenantId, Timestamp};
 use uuid::Uuid;
 
 pub use door::LifecycleHandle;
+pub(in crate::process) use work::is_about_one;
 pub use work::{AgentWork, FleetWork, NODE_DRAIN, ROLLING_RESTART};
 
 use super::{Manager, Moment, command_id, until};
@@ -68,6 +69,7 @@ pub(super) struct Lifecycle {
     fleet: Fleet,
     held: Held,
     demand: Demand,
+    usual: Watch,
     heard: HashMap<Uuid, Heard>,
     /// Silence of nodes counts from here at the earliest (reliability D38).
     began: Option<Instant>,
@@ -103,6 +105,7 @@ impl Default for Lifecycle {
             fleet: Fleet::default(),
             held: Held::default(),
             demand: Box::new(|_| false),
+            usual: Watch::default(),
             heard: HashMap::new(),
             began: None,
             looked: None,
@@ -125,9 +128,10 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Sets how it learns that work waits for a sleeper.
-    pub fn with_demand(&mut self, demand: Demand) {
-        self.demand = demand;
+    /// Sets how it learns that work waits for a sleeper, and when agents of which nobody
+    /// said so count as unhealthy.
+    pub fn with(&mut self, demand: Demand, usual: Watch) {
+        (self.demand, self.usual) = (demand, usual);
     }
 
     /// The nodes that are to be called, each once.
@@ -173,6 +177,7 @@ impl Lifecycle {
         let sleeps = life.agent.state == Some(domain::agent::AgentState::Hibernating);
         let mut look = Look {
             fleet: &self.fleet,
+            usual: &self.usual,
             held: &self.held,
             used,
             running: heard.and_then(|heard| heard.running.get(&id).copied()),

@@ -8,7 +8,7 @@ use domain::agent::{
     PlaceAgent, QuarantineAgent, Reason, ScheduleRestart, ValidateAgent,
 };
 use domain::node::{Launch, Want};
-use domain::profile::{Profile, Restart, RestartPolicy, Stop};
+use domain::profile::{Profile, Restart, RestartPolicy, Stop, Watch};
 use domain::task::{self, TaskCommand};
 use domain::{AgentId, TaskId, Timestamp};
 use uuid::Uuid;
@@ -24,7 +24,7 @@ const ESCALATE_AFTER: TimeDelta = TimeDelta::seconds(120);
 /// Beyond the grace, for a node that does not say that a process has ended.
 const NODE_ANSWERS_WITHIN: TimeDelta = TimeDelta::seconds(10);
 /// How long an agent may be unhealthy before it is restarted, when nobody said so.
-pub(in crate::process) const RESTART_AFTER: TimeDelta = TimeDelta::seconds(60);
+const RESTART_AFTER: TimeDelta = TimeDelta::seconds(60);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) enum Ask {
 /// One look at one agent.
 pub(super) struct Look<'a> {
     pub fleet: &'a Fleet,
+    /// Where neither agent nor profile says when it is unhealthy.
+    pub usual: &'a Watch,
     pub held: &'a Held,
     pub used: &'a mut HashMap<Uuid, Usage>,
     /// What its node said last of its process, where the node is there.
@@ -140,7 +142,7 @@ impl Look<'_> {
         use AgentState as S;
         let Some(state) = self.life.agent.state else { return };
         let since = self.life.state_since;
-        let watch = self.fleet.watch(self.life);
+        let watch = self.fleet.watch(self.life).or(self.usual);
         let restart_after = watch.restart_after_ms.map_or(RESTART_AFTER, millis);
         let node = self.life.node().and_then(|node| self.fleet.nodes.get(&node));
         let there = node.is_some_and(super::fleet::NodeFacts::is_there);

@@ -26,12 +26,28 @@ const ACTOR: &str = "operator:rolling";
 /// Agents that may be on their way at once, when nobody said so.
 const AT_ONCE: u32 = 1;
 
-/// Follows `agent.*` to the end.
+/// What takes its time: the kinds of operations that agents' events begin.
+const LONG: [&str; 7] = [
+    "agent.deploy",
+    "agent.drain",
+    "agent.hibernate",
+    "agent.wake",
+    "agent.restart",
+    "agent.retire",
+    "agent.force_stop",
+];
+
+/// Whether an operation only waits for one agent.
+pub(in crate::process) fn is_about_one(kind: &str) -> bool {
+    LONG.contains(&kind)
+}
+
+/// Follows what was wished of one agent to the end.
 pub struct AgentWork(pub(in crate::process) Arc<SchedulerHandle>);
 
 impl Work for AgentWork {
     fn takes(&self, kind: &str) -> bool {
-        kind.starts_with("agent.")
+        is_about_one(kind)
     }
 
     fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {

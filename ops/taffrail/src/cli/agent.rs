@@ -24,10 +24,30 @@ pub enum AgentVerb {
         /// Its id or name
         agent: String,
     },
+    /// Describe an agent that a node is to start; `deploy` starts it
+    Create(Box<CreateArgs>),
+    /// Have a node start it, and wait until it is ready
+    Deploy(Command),
     /// No new work; what it has it finishes, then it ends
-    Drain(Command),
+    Drain {
+        #[command(flatten)]
+        command: Command,
+        /// Seconds its tasks are waited for before they are handed back
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+    /// Put it to sleep; its workspace stays
+    Hibernate(Command),
+    /// Wake it up
+    Wake(Command),
     /// Start it again
     Restart(Command),
+    /// Start many again, a few at a time
+    RestartAll(Box<RestartAllArgs>),
+    /// End it at once
+    Stop(Command),
+    /// The health of all of them
+    Health,
     /// Gone for good; its name is free again
     Retire(Command),
     /// What it and its tasks print
@@ -54,6 +74,54 @@ pub struct ListArgs {
     q: Option<String>,
     #[command(flatten)]
     page: Page,
+}
+
+/// A new agent.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name
+    name: String,
+    /// The name of a profile, or a file with one (YAML or JSON)
+    #[arg(long)]
+    profile: String,
+    /// What it is for
+    #[arg(long)]
+    role: Option<String>,
+    /// Something it can do
+    #[arg(long, value_name = "CAPABILITY")]
+    capability: Vec<String>,
+    /// Tasks it holds at once
+    #[arg(long)]
+    slots: Option<u32>,
+    /// Have it started at once
+    #[arg(long)]
+    deploy: bool,
+}
+
+/// Which agents to start again.
+#[derive(Debug, Args)]
+pub struct RestartAllArgs {
+    /// Those with this label
+    #[arg(long)]
+    label: Option<String>,
+    /// Those started with this profile
+    #[arg(long)]
+    profile: Option<String>,
+    /// Those of this role
+    #[arg(long)]
+    role: Option<String>,
+    /// Those on this node, by id
+    #[arg(long, value_name = "ID")]
+    node: Option<Uuid>,
+    /// How many may be on their way at once
+    #[arg(long, value_name = "N")]
+    at_once: Option<u32>,
+    /// Why
+    #[arg(long)]
+    reason: Option<String>,
+    /// Do not wait for the operation's end
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// A command to an agent.
@@ -99,7 +167,17 @@ pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
                 out.fields(&rows)
             })
         }
-        AgentVerb::Drain(command) => send(app, "drain", command).await,
+        AgentVerb::Create(args) => create(app, *args).await,
+        AgentVerb::Deploy(command) => send(app, "deploy", command).await,
+        AgentVerb::Drain { command, timeout } => {
+            let more = timeout.map(|s| json!({ "timeout_ms": s.saturating_mul(1_000) }));
+            send_with(app, "drain", command, more.unwrap_or(json!({}))).await
+        }
+        AgentVerb::Hibernate(command) => send(app, "hibernate", command).await,
+        AgentVerb::Wake(command) => send(app, "wake", command).await,
+        AgentVerb::Stop(command) => send(app, "force_stop", command).await,
+        AgentVerb::RestartAll(args) => restart_all(app, *args).await,
+        AgentVerb::Health => health(app).await,
         AgentVerb::Restart(command) => send(app, "restart", command).await,
         AgentVerb::Retire(command) => send(app, "retire", command).await,
         AgentVerb::Logs(args) => super::logs::run(app, args).await,
@@ -124,10 +202,95 @@ pub(super) async fn find(client: &Client, named: &str) -> Result<Uuid, Failure> 
     })
 }
 
+async fn create(app: &App, args: CreateArgs) -> Result<(), Failure> {
+    let client = app.client()?;
+    let mut body = json!({
+        "name": args.name,
+        "capabilities": args.capability,
+        "profile": super::profile::given(&args.profile)?,
+    });
+    if let Some(role) = args.role {
+        body["role"] = role.into();
+    }
+    if let Some(slots) = args.slots {
+        body["slots"] = slots.into();
+    }
+    let made = client.register_agent(&body).await?;
+    let id: Option<Uuid> = made["id"].as_str().and_then(|id| id.parse().ok());
+    match id.filter(|_| args.deploy) {
+        Some(id) => {
+            let answer = client.command_agent(id, "deploy", &json!({})).await?;
+            op::conclude(app, &client, answer, true, None).await
+        }
+        None => app.out.show(&made, |_| {
+            let name = printable(&args.name, false);
+            format!(
+                "{}  {name} is known; start it with `taffrail agent deploy {name}`\n",
+                text(&made, "id")
+            )
+        }),
+    }
+}
+
+async fn restart_all(app: &App, args: RestartAllArgs) -> Result<(), Failure> {
+    let client = app.client()?;
+    let mut body = json!({});
+    let words = [
+        ("label", args.label),
+        ("profile", args.profile),
+        ("role", args.role),
+        ("node_id", args.node.map(|id| id.to_string())),
+        ("reason", args.reason),
+    ];
+    for (name, value) in words {
+        if let Some(value) = value {
+            body[name] = value.into();
+        }
+    }
+    if let Some(at_once) = args.at_once {
+        body["max_unavailable"] = at_once.into();
+    }
+    let answer = client.restart_fleet(&body).await?;
+    op::conclude(app, &client, answer, !args.no_wait, None).await
+}
+
+async fn health(app: &App) -> Result<(), Failure> {
+    let fleet = app.client()?.fleet().await?;
+    app.out.show(&fleet, |out| {
+        let states = |of: &Value| {
+            let states = of["by_state"].as_object().into_iter().flatten();
+            states.map(|(state, n)| format!("{n} {state}")).collect::<Vec<_>>().join(", ")
+        };
+        let mut rows: Vec<(&str, Cell)> = vec![
+            ("status", Cell::state(&text(&fleet, "status"))),
+            ("agents", text(&fleet, "total").into()),
+            ("states", states(&fleet).into()),
+        ];
+        for (kind, of) in [("node", "nodes"), ("crew", "crews")] {
+            for (id, health) in fleet[of].as_object().into_iter().flatten() {
+                let words = format!("{id}: {} ({})", text(health, "status"), states(health));
+                rows.push((kind, words.into()));
+            }
+        }
+        out.fields(&rows)
+    })
+}
+
 async fn send(app: &App, name: &str, command: Command) -> Result<(), Failure> {
+    send_with(app, name, command, json!({})).await
+}
+
+async fn send_with(
+    app: &App,
+    name: &str,
+    command: Command,
+    mut body: Value,
+) -> Result<(), Failure> {
     let client = app.client()?;
     let id = find(&client, &command.agent).await?;
-    let body = command.reason.map_or(json!({}), |reason| json!({ "reason": reason }));
+    if let Some(reason) = command.reason {
+        body["reason"] = reason.into();
+    }
     let answer = client.command_agent(id, name, &body).await?;
     op::conclude(app, &client, answer, !command.no_wait, None).await
 }

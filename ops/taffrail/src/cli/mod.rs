@@ -17,8 +17,10 @@ mod host;
 mod human;
 mod node;
 mod logs;
+mod nodes;
 mod op;
 mod out;
+mod profile;
 mod progress;
 mod queue;
 mod rebuild;
@@ -153,6 +155,12 @@ pub enum ClientVerb {
     Agent(agent::AgentVerb),
     /// What an agent and its tasks print
     Logs(logs::LogsArgs),
+    /// How agents of a kind are started, watched and stopped
+    #[command(subcommand)]
+    Profile(profile::ProfileVerb),
+    /// The hosts that start agents
+    #[command(subcommand)]
+    Nodes(nodes::NodesVerb),
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
@@ -225,6 +233,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
         ClientVerb::Logs(args) => logs::run(app, args).await,
+        ClientVerb::Profile(verb) => profile::run(app, verb).await,
+        ClientVerb::Nodes(verb) => nodes::run(app, verb).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
