@@ -6,6 +6,7 @@
 //! no other frame names one.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{AgentId, StreamType};
@@ -20,7 +21,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 pub const MAX_LINE_BYTES: usize = 8 * 1024;
 
 /// What an agent says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum FromAgent {
     /// From now on this connection speaks for an agent; answered by `attached`.
@@ -40,7 +41,7 @@ pub enum FromAgent {
 }
 
 /// See [`FromAgent::Attach`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attach {
     /// Who speaks. A socket that belongs to one agent takes no other.
@@ -54,7 +55,7 @@ pub struct Attach {
 }
 
 /// What an agent may listen to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Listen {
     /// Tasks that are pushed to it.
@@ -64,7 +65,7 @@ pub enum Listen {
 }
 
 /// See [`FromAgent::Command`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandFrame {
     /// The kind of stream.
@@ -85,7 +86,7 @@ pub struct CommandFrame {
 }
 
 /// See [`FromAgent::Claim`]; the fields of [`ClaimTasks`] but for who asks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimFrame {
     /// Comes back in the answer; another one for each claim of a connection.
@@ -126,7 +127,7 @@ impl ClaimFrame {
 }
 
 /// What an agent is told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToAgent {
     /// The connection speaks for the agent.
@@ -146,7 +147,7 @@ pub enum ToAgent {
 }
 
 /// See [`ToAgent::Attached`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Attached {
     /// Who.
     pub agent: AgentId,
@@ -158,7 +159,7 @@ pub struct Attached {
 }
 
 /// See [`ToAgent::Claimed`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClaimedFrame {
     /// Of the claim.
     #[serde(rename = "ref")]
@@ -172,7 +173,7 @@ pub struct ClaimedFrame {
 }
 
 /// A control word: drain, stop, reload, wake, beat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControlFrame {
     /// The word.
     pub command: String,

@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use domain::frame::{FromAgent, ToAgent};
 use domain::task::{Assignment, ClaimTasks, Claimed};
 use domain::{Command, Outcome, StreamType};
 use serde_json::{Map, Value, json};
@@ -30,6 +31,8 @@ pub(crate) fn schemas() -> Map<String, Value> {
     Assignment::schemas(&mut all);
     Claimed::schemas(&mut all);
     Outcome::schemas(&mut all);
+    FromAgent::schemas(&mut all);
+    ToAgent::schemas(&mut all);
     let values = all
         .into_iter()
         .filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?)));
@@ -40,6 +43,8 @@ pub(crate) fn schemas() -> Map<String, Value> {
         ("Claimed", Claimed::schema()),
         ("Outcome", Outcome::schema()),
         ("HeldTask", HeldTask::schema()),
+        ("FromAgent", FromAgent::schema()),
+        ("ToAgent", ToAgent::schema()),
     ] {
         schemas.insert(name.into(), serde_json::to_value(schema).unwrap_or_default());
     }
@@ -193,6 +198,15 @@ impl Parts {
         } });
         self.wire("agent.log", "agent.{id}.log", theirs, line, None);
         self.wire("dead", "dead.{consumer}", ours, json!({}), None);
+        // Agents without NATS: the gateway's WebSocket, or a node's Unix socket.
+        for (name, action, frame) in
+            [("frames.said", theirs, "FromAgent"), ("frames.told", ours, "ToAgent")]
+        {
+            self.message(name, schema(frame), "command", json!({}));
+            let note = "one frame per text message of the WebSocket, or per line of a socket";
+            self.channel(name, "/v1/ws", &[], name, note);
+            self.operation(name, action, None);
+        }
         // An agent's own door: its subject says who asks.
         for kind in [StreamType::Task, StreamType::Agent] {
             for name in Command::names(kind) {

@@ -24,12 +24,28 @@ impl RunningAgent {
         more: &[&str],
         script: &str,
     ) -> Self {
+        Self::start_with(product, name, capability, more, script, &[])
+    }
+
+    /// The same with some environment.
+    pub fn start_with(
+        product: &Product,
+        name: &str,
+        capability: &str,
+        more: &[&str],
+        script: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut arguments = vec!["agent", "run", "--name", name, "--capability", capability];
-        arguments.extend(["-o", "jsonl", "--lease-ms", "1500"]);
+        arguments.extend(["-o", "jsonl"]);
+        if !more.contains(&"--lease-ms") {
+            arguments.extend(["--lease-ms", "1500"]);
+        }
         arguments.extend(more);
         arguments.extend(["--", "sh", "-c", script]);
         let mut child = product
             .cli(&arguments)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -68,7 +84,7 @@ impl RunningAgent {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    fn exit_code(&mut self) -> Option<i32> {
+    pub fn exit_code(&mut self) -> Option<i32> {
         let begin = Instant::now();
         while begin.elapsed() < SOON {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
@@ -273,7 +289,7 @@ async fn what_a_command_says_on_stderr_can_be_followed() {
     let task = submit(product, &name, &[]);
     agent.wait("task", "started");
     let mut logs = product
-        .cli(&["agent", "logs", &name, "-o", "jsonl"])
+        .cli(&["agent", "logs", &name, "-f", "-o", "jsonl"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the CLI starts");

@@ -8,6 +8,8 @@
 
 mod support;
 
+mod agent_lines;
+mod agent_logs;
 mod agents;
 mod agents_wire;
 mod bad_input;
@@ -25,6 +27,7 @@ mod node;
 mod numbers;
 mod paused;
 mod processor;
+mod python_agent;
 mod queues;
 mod readme;
 mod rebuild;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use domain::frame::MAX_FRAME_BYTES;
 use futures::stream::BoxStream;
 use futures::{Sink, SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -87,11 +88,11 @@ async fn gateway(url: &str, token: Option<&str>) -> Result<(Sending, Receiving),
         .max_frame_size(Some(MAX_ANSWER_BYTES));
     let opened = tokio_tungstenite::connect_async_with_config(request, Some(limits), true).await;
     let (socket, _) = opened.map_err(|error| {
-        let status = match &error {
-            WsError::Http(answer) => Some(answer.status().as_u16()),
-            _ => None,
-        };
-        no(error.to_string(), matches!(status, Some(400 | 401 | 403 | 404)))
+        let mut for_good = false;
+        if let WsError::Http(answer) = &error {
+            for_good = matches!(answer.status().as_u16(), 400 | 401 | 403 | 404);
+        }
+        no(error.to_string(), for_good)
     })?;
     let (sink, stream) = socket.split();
     let sink = sink.sink_map_err(|error| error.to_string()).with(|out: Out| {
@@ -128,9 +129,12 @@ fn websocket_address(url: &str) -> Option<String> {
 }
 
 /// Frames as lines; a blank line is a sign of life, and is answered by one.
-pub(crate) fn lines(socket: UnixStream, max_bytes: usize) -> (Sending, Receiving) {
+pub(crate) fn lines<L>(line: L, max_bytes: usize) -> (Sending, Receiving)
+where
+    L: AsyncRead + AsyncWrite + Send + 'static,
+{
     let codec = LinesCodec::new_with_max_length(max_bytes);
-    let (sink, stream) = Framed::new(socket, codec).split();
+    let (sink, stream) = Framed::new(line, codec).split();
     let sink = sink.sink_map_err(|error| error.to_string()).with(|out: Out| {
         let line = match out {
             Out::Frame(text) => text,

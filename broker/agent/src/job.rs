@@ -246,12 +246,15 @@ impl<H: Handler> Shop<H> {
         let mut link = self.shared.wire.link();
         // Nobody hears it before; a try that times out would only put the answer off.
         let _ = tokio::time::timeout(patience, link.wait_for(|link| link.up)).await;
-        while let Some(progress) = journal.progress_of(task.task_id.0) {
+        let up = Instant::now();
+        while journal.has_progress_of(task.task_id.0) && up.elapsed() < BEFORE_KEEPING {
+            let Some(progress) = journal.progress_of(task.task_id.0) else {
+                // `deliver_kept` has it in hand.
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            };
             match self.shared.wire.deliver(&progress, BEFORE_KEEPING).await {
-                Err(Error::Unanswered { .. }) => {
-                    journal.leave(progress.command_id);
-                    break;
-                }
+                Err(Error::Unanswered { .. }) => journal.leave(progress.command_id),
                 Ok(_) | Err(_) => journal.done(progress.command_id),
             }
         }
@@ -264,15 +267,16 @@ impl<H: Handler> Shop<H> {
         let Some(journal) = &self.shared.journal else { return };
         let mut link = self.shared.wire.link();
         loop {
+            // Nobody hears it before: until then it is not in our hands.
+            if link.wait_for(|link| link.up).await.is_err() {
+                return;
+            }
             let Some(frame) = journal.next() else {
                 sleep(KEPT_PAUSE).await;
                 continue;
             };
             // Lets go of the entry also where this is dropped in the middle.
             let _left = Left { journal, command_id: frame.command_id };
-            if link.wait_for(|link| link.up).await.is_err() {
-                return;
-            }
             let refused = match self.shared.wire.deliver(&frame, KEPT_PATIENCE).await {
                 Ok(outcome) => match word(&outcome) {
                     Word::Yes => None,

@@ -16,7 +16,8 @@ use domain::frame::{
 use domain::ids::is_token;
 use domain::{AgentId, Code, FieldError, Json, Outcome, Problem, Status, TenantId, json};
 use futures::{SinkExt, StreamExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -97,9 +98,10 @@ impl Relay {
         })
     }
 
-    /// Serves one line until the agent closes it.
-    pub async fn serve(&self, socket: UnixStream) {
-        let (mut sink, mut stream) = lines(socket, MAX_LINE);
+    /// Serves one line until the agent closes it: a socket, or both ends of a child's stdio
+    /// (`tokio::io::join`).
+    pub async fn serve(&self, line: impl AsyncRead + AsyncWrite + Send + 'static) {
+        let (mut sink, mut stream) = lines(line, MAX_LINE);
         let (out, mut queued) = mpsc::channel::<Out>(WAITING);
         let writing = async {
             while let Some(next) = queued.recv().await {

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test uses the part it needs")]
 
 mod database;
+mod gate;
 mod http;
 mod nats;
 mod process;
@@ -20,6 +21,7 @@ pub use database::{
     TestDb, TestProcessor, append, append_as, database, log, new_event, postgres_of_its_own,
     processor, processor_with, reader, stop_postgres,
 };
+pub use gate::Gate;
 pub use http::Api;
 pub use nats::{TestNats, nats};
 pub use process::{Process, said};

@@ -16,7 +16,7 @@ use super::{App, op};
 #[derive(Debug, Subcommand)]
 pub enum AgentVerb {
     /// Make any executable an agent: one run of the command per task
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// List agents
     List(Box<ListArgs>),
     /// Show an agent
@@ -140,7 +140,7 @@ pub struct Command {
 /// Does it.
 pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
     match verb {
-        AgentVerb::Run(args) => super::sidecar::run(app, args).await,
+        AgentVerb::Run(args) => super::sidecar::run(app, *args).await,
         AgentVerb::List(args) => {
             let filter = vec![
                 ("state", args.state),

@@ -205,7 +205,7 @@ pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
     let app = App { out: globals.printer(), globals };
     let done = if let ClientVerb::Agent(agent::AgentVerb::Run(args)) = verb {
         // When interrupted it ends by itself, its tasks first.
-        sidecar::run(&app, args).await
+        sidecar::run(&app, *args).await
     } else {
         interruptible(dispatch(&app, verb)).await
     };
