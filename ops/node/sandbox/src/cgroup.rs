@@ -159,7 +159,7 @@ impl Group {
     ///
     /// # Errors
     /// When a group does not take it.
-    pub fn add(&self, pid: u32) -> io::Result<()> {
+    pub fn add(&self, pid: i32) -> io::Result<()> {
         self.folders
             .iter()
             .try_for_each(|(folder, _)| fs::write(folder.join("cgroup.procs"), pid.to_string()))

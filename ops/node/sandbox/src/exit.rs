@@ -87,15 +87,18 @@ impl State {
     }
 }
 
-/// Writes a document that is either there in full or not at all.
+/// Writes a document that is either there in full or not at all; `durable` also after a power
+/// cut, which state need not be, since the program does not survive one either.
 ///
 /// # Errors
 /// Of the file system.
-pub(crate) fn write_whole(path: &Path, document: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, document: &impl Serialize, durable: bool) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = File::create(&fresh)?;
     file.write_all(&serde_json::to_vec(document)?)?;
-    file.sync_data()?;
+    if durable {
+        file.sync_data()?;
+    }
     fs::rename(fresh, path)
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Go {
 pub(super) enum Report {
     /// `init` was started; its number outside.
     Init(u32),
+    /// Everything but the last steps is done; waits to be told that it is in its group.
+    Ready,
     /// The program was executed.
     Started,
     /// The program ended; init follows.
@@ -66,6 +68,11 @@ pub(super) fn send(
     }
     sendmsg(to, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// Waits to be told to go on; false when the shim is gone.
+pub(super) fn told(from: impl AsFd) -> bool {
+    matches!(receive::<()>(from, RecvFlags::empty()), Ok(Some(_)))
 }
 
 /// Waits for a message; none when the other side is gone.

@@ -86,6 +86,11 @@ fn become_program(channel: &OwnedFd, go: &Go) -> Result<Infallible, StartError> 
     surroundings::enter_workdir(&plan, &view)?;
     let mut command = surroundings::command(&plan, &view)?;
     let input = surroundings::input(passed.input.take())?;
+    channel::send(channel, &Report::Ready, &[])
+        .map_err(|error| StartError::supervisor("report", error))?;
+    if !channel::told(channel) {
+        return Err(StartError::supervisor("start", "the shim is gone"));
+    }
     // Locked in before the change of user: rules need paths this user may not reach, and both
     // locks hold for any user.
     lock::restrict(&plan, &view)?;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -47,6 +48,11 @@ fn start(channel: BorrowedFd<'_>) -> Result<Pid, StartError> {
     surroundings::enter_workdir(&plan, &view)?;
     let mut command = surroundings::command(&plan, &view)?;
     let input = surroundings::input(passed.input.take())?;
+    channel::send(channel, &Report::Ready, &[])
+        .map_err(|error| StartError::supervisor("report", error))?;
+    if !channel::told(channel) {
+        return Err(StartError::supervisor("start", "the shim is gone"));
+    }
     confine(&plan, &view)?;
     let spawned = command.stdin(input).process_group(0).spawn();
     let program = match spawned {
@@ -60,6 +66,11 @@ fn start(channel: BorrowedFd<'_>) -> Result<Pid, StartError> {
 
 /// What holds for this process and all that it starts.
 fn confine(plan: &Plan, view: &View) -> Result<(), StartError> {
+    if plan.has(Layer::CgroupNamespace) {
+        // Its root is the group this process is in, so not before it is in its own.
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(|error| StartError::layer("cgroup namespace", error))?;
+    }
     SigSet::empty().thread_set_mask().map_err(|error| StartError::supervisor("signals", error))?;
     lock::restrict(plan, view)?;
     if plan.has(Layer::Capabilities) {
@@ -80,7 +91,7 @@ fn collect(channel: BorrowedFd<'_>, program: Pid) -> Result<(), StartError> {
     let signals = SignalFd::with_flags(&ended, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| failed(&error))?;
     // The dead are left lying until the shim has found the program among init's children.
-    if !matches!(channel::receive::<()>(channel, rustix::net::RecvFlags::empty()), Ok(Some(_))) {
+    if !channel::told(channel) {
         return Ok(());
     }
     loop {

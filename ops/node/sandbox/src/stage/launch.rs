@@ -122,7 +122,6 @@ pub(super) fn namespaces(plan: &Plan) -> i32 {
         (Layer::NetNamespace, CloneFlags::CLONE_NEWNET),
         (Layer::IpcNamespace, CloneFlags::CLONE_NEWIPC),
         (Layer::UtsNamespace, CloneFlags::CLONE_NEWUTS),
-        (Layer::CgroupNamespace, CloneFlags::CLONE_NEWCGROUP),
     ] {
         if plan.has(layer) {
             flags |= flag;
@@ -146,15 +145,24 @@ pub(super) fn pass(
     channel::send(channel, &Parcel { has_input: input.is_some() }, &fds)
 }
 
-/// Waits until the program was executed; then the process to wait for and the program.
+/// Brings the stages on their way into the group, and waits until the program was executed; then
+/// the process to wait for and the program.
 pub(super) fn await_program(
     channel: &OwnedFd,
     plan: &Plan,
+    group: &Group,
     entering: i32,
 ) -> Result<(Process, Process), StartError> {
     let failed = |error: io::Error| StartError::supervisor("start", error);
     let until = Instant::now() + START_TIMEOUT;
     let (mut init, mut started) = (None, false);
+    // The kernel takes its time over the first move (it waits for all processors to be seen
+    // idle), in which the stages go on; the second one is quick.
+    let first = std::thread::spawn({
+        let group = group.clone();
+        move || group.add(entering)
+    });
+    let mut first = Some(first);
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -168,6 +176,17 @@ pub(super) fn await_program(
         }
         match channel::receive::<Report>(channel, RecvFlags::DONTWAIT).map_err(failed)? {
             Some((Report::Init(pid), _)) => init = Some(pid.cast_signed()),
+            Some((Report::Ready, _)) => {
+                let done = first.take().map(std::thread::JoinHandle::join);
+                let moved = match (init, done) {
+                    // `enter` may have been gone before it was moved, and init never was.
+                    (Some(init), _) => group.add(init),
+                    (None, Some(Ok(moved))) => moved,
+                    (None, _) => Err(io::Error::other("no word of the first move")),
+                };
+                moved.map_err(|error| StartError::layer("cgroup", error))?;
+                channel::send(channel, &(), &[]).map_err(failed)?;
+            }
             Some((Report::Started, _)) => started = true,
             Some((Report::Failed(error), _)) => return Err(error),
             Some((Report::Exited { .. }, _)) => {}

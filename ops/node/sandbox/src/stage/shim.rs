@@ -30,7 +30,7 @@ pub(super) fn run() -> ExitCode {
         let state_file = plan.dir.join(STATE_FILE);
         let exit_file = plan.dir.join(EXIT_FILE);
         let (supervision, state) = Supervision::start(plan, input)?;
-        if let Err(error) = write_whole(&state_file, &state) {
+        if let Err(error) = write_whole(&state_file, &state, false) {
             supervision.abandon();
             return Err(StartError::supervisor(STATE_FILE, error));
         }
@@ -46,7 +46,7 @@ pub(super) fn run() -> ExitCode {
     answer(&Answer::Started(state));
     release_daemon();
     let exit = supervision.run();
-    match write_whole(&exit_file, &exit) {
+    match write_whole(&exit_file, &exit, true) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}: {error}", exit_file.display());

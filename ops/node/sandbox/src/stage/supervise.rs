@@ -86,8 +86,6 @@ impl Supervision {
         command.stdin(Stdio::from(theirs)).stdout(out_writer).stderr(err_writer);
         let entering = command.spawn().map_err(failed)?;
         drop(command); // and with it the other ends
-        // Before it goes on: what it makes is then born in the group.
-        group.add(entering.id()).map_err(|error| StartError::layer("cgroup", error))?;
         let go = Go {
             outer_uid: plan.outer_uid,
             namespaces: namespaces(&plan),
@@ -98,7 +96,7 @@ impl Supervision {
         pass(&channel, &plan, input.as_deref(), &trees).map_err(failed)?;
         drop(trees);
         let since = Instant::now();
-        let (root, program) = await_program(&channel, &plan, entering.id().cast_signed())?;
+        let (root, program) = await_program(&channel, &plan, group, entering.id().cast_signed())?;
         let state = State {
             boot: boot_id(),
             shim: Process::of(getpid().as_raw_pid()).map_err(failed)?,
