@@ -70,8 +70,11 @@ async fn dispatch(cli: Cli) -> ExitCode {
             flags.extend(args.http_addr.map(|value| ("http_addr", value)));
             flags.extend(args.database_url.map(|value| ("database_url", value)));
             host(&flags, args.config.as_deref(), async |config| {
-                let options =
-                    up::Options { ephemeral: args.ephemeral, offline: args.offline, node: args.node };
+                let options = up::Options {
+                    ephemeral: args.ephemeral,
+                    offline: args.offline,
+                    node: args.node,
+                };
                 up::up(&config, &options, ready).await
             })
             .await

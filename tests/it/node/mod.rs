@@ -5,4 +5,4 @@ mod fake;
 mod probes;
 mod survives;
 
-pub use fake::{Managers, NodeProcess, launch, launch_with};
+pub use fake::{Managers, launch, launch_with};
