@@ -1,6 +1,6 @@
 //! What the log says of agents, nodes and profiles, as far as lifecycles need it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use domain::agent::{Agent, AgentEvent, AgentState, DriftState, Phase};
@@ -184,7 +184,7 @@ pub(in crate::process) type Ended = Result<(), Problem>;
 #[derive(Debug, Default)]
 pub(in crate::process) struct Fleet {
     pub agents: HashMap<AgentId, Life>,
-    pub nodes: HashMap<Uuid, NodeFacts>,
+    pub nodes: BTreeMap<Uuid, NodeFacts>,
     profiles: HashMap<TenantId, HashMap<String, Box<Profile>>>,
     /// Who has, or may have, a process on a node.
     on: HashMap<Uuid, BTreeSet<AgentId>>,
@@ -220,10 +220,10 @@ impl Fleet {
             handed_back: false,
             drift: None,
         });
-        let before = (life.agent.operation, life.node());
+        let before = (life.agent.operation, life.node().filter(|_| life.is_live()));
         life.apply(recorded, event);
         let node = life.node().filter(|_| life.is_live());
-        if before.1 != node || !life.is_live() {
+        if before.1 != node {
             if let Some(left) = before.1.and_then(|node| self.on.get_mut(&node)) {
                 left.remove(&id);
             }

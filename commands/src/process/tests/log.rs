@@ -33,7 +33,7 @@ impl Log {
             };
         }
         let kind = command.command.stream_type();
-        let facts = Facts::new(now, command.actor.clone());
+        let facts = Facts { command_id: id, ..Facts::new(now, command.actor.clone()) };
         let (state, version) =
             self.streams.entry(stream).or_insert_with(|| (Aggregate::new(kind), 0));
         let mut outcome = Outcome {

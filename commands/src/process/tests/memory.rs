@@ -255,11 +255,8 @@ impl Wire {
 
     pub fn beat(&self, agent: AgentId, state: Option<&str>) {
         let seen = Observation {
-            received: Instant::now(),
-            at: start_of_time(),
             observed_state: state.map(Into::into),
-            slots_free: None,
-            load: None,
+            ..Observation::seen(Instant::now(), start_of_time())
         };
         self.0.lock().seen.insert(agent, seen);
     }

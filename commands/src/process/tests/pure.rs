@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::agent::{AgentCommand, AgentState};
+use domain::profile::Watch;
 use domain::task::{AssignTask, ExtendTask, FailTask, RequeueTask, StartTask, TaskCommand};
 use domain::{Command, Status};
 use parking_lot::Mutex;
 
 use super::memory::{Memory, agent_id, start_of_time};
+use crate::process::watchdog::Signs;
 use crate::process::{Deadlines, Manager, Moment, Watchdog};
 use crate::{CommandEnvelope, Observation};
 
@@ -146,36 +148,25 @@ type Seen = Arc<Mutex<Option<Observation>>>;
 fn watchdog(memory: &Memory) -> (Watchdog, Seen) {
     let seen = Seen::default();
     let signs = seen.clone();
-    let mut watchdog = Watchdog::new(Box::new(move |_, _| signs.lock().clone()));
+    let look = move |_: &_, _| Signs { seen: signs.lock().clone(), watch: None };
+    let mut watchdog = Watchdog::new(Box::new(look), Watch::default());
     fold(memory, &mut watchdog);
     (watchdog, seen)
 }
 
 fn beat(at: Instant, state: Option<&str>) -> Option<Observation> {
-    Some(Observation {
-        received: at,
-        at: start_of_time(),
-        observed_state: state.map(Into::into),
-        slots_free: None,
-        load: None,
-    })
+    let observed_state = state.map(Into::into);
+    Some(Observation { observed_state, ..Observation::seen(at, start_of_time()) })
 }
 
 fn look(watchdog: &mut Watchdog, memory: &Memory, instant: Instant) -> Vec<CommandEnvelope> {
     watchdog.react(Moment { time: memory.clock.now(), instant })
 }
 
-fn reported(commands: &[CommandEnvelope]) -> Vec<AgentState> {
+fn believed(commands: &[CommandEnvelope]) -> Vec<AgentState> {
     let states = commands.iter().map(|envelope| match &envelope.command {
-        Command::Agent(AgentCommand::Report(seen)) => seen.observed_state,
-        Command::Task(_)
-        | Command::Agent(_)
-        | Command::Operation(_)
-        | Command::Crew(_)
-        | Command::Schedule(_)
-        | Command::Queue(_) => {
-            panic!("{} is no report", envelope.command.name())
-        }
+        Command::Agent(AgentCommand::Assess(believed)) => believed.state,
+        other => panic!("{} is no conclusion", other.name()),
     });
     states.collect()
 }
@@ -194,7 +185,7 @@ fn the_first_heartbeat_makes_an_agent_ready_and_silence_takes_it_offline() {
     watchdog.apply(memory.events().last().unwrap());
     assert!(look(&mut watchdog, &memory, start + Duration::from_secs(2)).is_empty());
     let gone = look(&mut watchdog, &memory, start + Duration::from_secs(9));
-    assert_eq!(reported(&gone), [AgentState::Offline]);
+    assert_eq!(believed(&gone), [AgentState::Offline]);
     memory.decide(gone[0].clone());
     watchdog.apply(memory.events().last().unwrap());
     assert!(look(&mut watchdog, &memory, start + Duration::from_secs(10)).is_empty());
@@ -215,7 +206,7 @@ fn a_watchdog_that_just_started_gives_everybody_a_full_time_to_live() {
     assert!(look(&mut watchdog, &memory, start).is_empty());
     assert!(look(&mut watchdog, &memory, start + Duration::from_millis(2_900)).is_empty());
     let gone = look(&mut watchdog, &memory, start + Duration::from_secs(4));
-    assert_eq!(reported(&gone), [AgentState::Offline]);
+    assert_eq!(believed(&gone), [AgentState::Offline]);
 }
 
 #[test]
@@ -237,8 +228,15 @@ fn an_agent_that_registered_itself_is_expected_to_speak() {
     let (mut watchdog, _) = watchdog(&memory);
     let start = Instant::now();
     look(&mut watchdog, &memory, start);
-    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(31));
-    assert_eq!(reported(&gone), [AgentState::Offline]);
+    let ill = look(&mut watchdog, &memory, start + Duration::from_secs(31));
+    assert_eq!(believed(&ill), [AgentState::Unhealthy]);
+    memory.decide(ill[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    let later = start + Duration::from_secs(31);
+    look(&mut watchdog, &memory, later);
+    assert!(look(&mut watchdog, &memory, later + Duration::from_secs(80)).is_empty());
+    let gone = look(&mut watchdog, &memory, later + Duration::from_secs(91));
+    assert_eq!(believed(&gone), [AgentState::Offline]);
 }
 
 #[test]
@@ -252,12 +250,12 @@ fn a_heartbeat_does_not_bring_a_drained_agent_back() {
     let gone = look(&mut watchdog, &memory, start + Duration::from_secs(31));
     assert!(gone.is_empty(), "nothing was ever seen of it");
     *seen.lock() = beat(start, None);
-    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(32));
-    assert_eq!(reported(&gone), [AgentState::Offline]);
+    let gone = look(&mut watchdog, &memory, start + Duration::from_secs(91));
+    assert_eq!(believed(&gone), [AgentState::Offline]);
     memory.decide(gone[0].clone());
     watchdog.apply(memory.events().last().unwrap());
-    *seen.lock() = beat(start + Duration::from_secs(33), None);
-    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(34)).is_empty());
+    *seen.lock() = beat(start + Duration::from_secs(92), None);
+    assert!(look(&mut watchdog, &memory, start + Duration::from_secs(93)).is_empty());
 }
 
 #[test]
@@ -269,7 +267,7 @@ fn what_an_agent_says_of_itself_is_reported_once() {
     let start = Instant::now();
     *seen.lock() = beat(start, Some("degraded"));
     let said = look(&mut watchdog, &memory, start);
-    assert_eq!(reported(&said), [AgentState::Degraded]);
+    assert_eq!(believed(&said), [AgentState::Degraded]);
     assert!(look(&mut watchdog, &memory, start + Duration::from_secs(1)).is_empty());
     memory.decide(said[0].clone());
     watchdog.apply(memory.events().last().unwrap());
@@ -277,4 +275,60 @@ fn what_an_agent_says_of_itself_is_reported_once() {
     *seen.lock() = beat(start + Duration::from_secs(3), Some("ready"));
     let well = look(&mut watchdog, &memory, start + Duration::from_secs(3));
     assert_eq!(well[0].command.name(), "mark_ready");
+}
+
+#[test]
+fn work_that_stands_still_degrades_an_agent_whose_heart_beats() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |_| {});
+    memory.tell(agent.0, AgentCommand::MarkReady(Default::default()), "operator");
+    let task = memory.task(1, |new| new.stall_ms = Some(2_000));
+    memory.tell(task.0, TaskCommand::Assign(AssignTask::to(agent)), "operator");
+    memory.answer(TaskCommand::Start(StartTask { lease_token: 1 }), task, agent);
+    let (mut watchdog, seen) = watchdog(&memory);
+    let start = Instant::now();
+    let at = |s: u64| start + Duration::from_secs(s);
+    let beats = |s: u64, counter| {
+        let beat = beat(at(s), Some("busy"));
+        *seen.lock() = beat.map(|beat| Observation { progress_seq: Some(counter), ..beat });
+    };
+    beats(0, 1);
+    assert!(look(&mut watchdog, &memory, at(0)).is_empty());
+    beats(1, 2);
+    assert!(look(&mut watchdog, &memory, at(1)).is_empty(), "it got on");
+    beats(3, 2);
+    assert!(look(&mut watchdog, &memory, at(3)).is_empty(), "two seconds are allowed");
+    beats(4, 2);
+    let still = look(&mut watchdog, &memory, at(4));
+    assert_eq!(believed(&still), [AgentState::Degraded]);
+    let Command::Agent(AgentCommand::Assess(why)) = &still[0].command else { panic!() };
+    assert!(why.reason.contains(&task.to_string()), "{}", why.reason);
+    memory.decide(still[0].clone());
+    watchdog.apply(memory.events().last().unwrap());
+    beats(5, 2);
+    assert!(look(&mut watchdog, &memory, at(5)).is_empty(), "its heartbeat mends nothing");
+    beats(6, 3);
+    let well = look(&mut watchdog, &memory, at(6));
+    assert_eq!(well[0].command.name(), "mark_ready");
+}
+
+#[test]
+fn a_heartbeat_after_the_end_is_recorded_once_and_changes_nothing() {
+    let memory = Memory::new();
+    let agent = memory.agent(1, |_| {});
+    memory.tell(agent.0, AgentCommand::ForceStop(Default::default()), "operator");
+    let (mut watchdog, seen) = watchdog(&memory);
+    let start = Instant::now();
+    look(&mut watchdog, &memory, start);
+    *seen.lock() = beat(start + Duration::from_secs(5), Some("ready"));
+    let late = look(&mut watchdog, &memory, start + Duration::from_secs(5));
+    assert_eq!(late[0].command.name(), "report");
+    memory.decide(late[0].clone());
+    let event = memory.events().last().cloned().unwrap();
+    assert_eq!(&*event.event_type, "ignored");
+    watchdog.apply(&event);
+    *seen.lock() = beat(start + Duration::from_secs(9), Some("ready"));
+    let again = look(&mut watchdog, &memory, start + Duration::from_secs(9));
+    let decided = again.iter().map(|command| memory.decide(command.clone()).status);
+    assert!(decided.into_iter().all(|status| status == Status::Duplicate));
 }

@@ -2,8 +2,6 @@
 //! not.
 
 mod stall;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -101,13 +101,7 @@ impl World {
         let now = self.instant();
         let there = self.workers.iter().enumerate().filter(|(_, worker)| worker.up);
         let beat = |(n, worker): (usize, &Worker)| {
-            let seen = Observation {
-                received: now,
-                at: self.now,
-                observed_state: None,
-                slots_free: None,
-                load: None,
-            };
+            let seen = Observation::seen(now, self.now);
             self.stands(n).is_none().then_some((worker.id, seen))
         };
         there.filter_map(beat).collect()

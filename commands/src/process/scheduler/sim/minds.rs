@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use domain::profile::Watch;
 use domain::task::{Assignment, TaskEvent, TaskState};
 use domain::{AgentId, Code, Event, Json, Outcome, Recorded, Status, TaskId, Timestamp};
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use super::faults::Fault;
 use super::model::{Model, Task};
 use super::world::{Act, From, World};
 use crate::process::tests::memory::tenant;
+use crate::process::watchdog::Signs;
 use crate::process::{Deadlines, Manager, Moment, Watchdog, until};
 use crate::{CommandEnvelope, Observation};
 
@@ -101,11 +103,15 @@ impl World {
         let id = self.serial();
         let seen: Seen = Arc::default();
         let signs = seen.clone();
+        let look = move |_: &_, agent| {
+            let seen = signs.lock().get(&agent).cloned();
+            Signs { seen, watch: None }
+        };
         let mind = Mind {
             token: self.lease,
             scheduler: Scheduler::under(self.lease.unsigned_abs(), None),
             deadlines: Deadlines::new(None),
-            watchdog: Watchdog::new(Box::new(move |_, agent| signs.lock().get(&agent).cloned())),
+            watchdog: Watchdog::new(Box::new(look), Watch::default()),
             seen,
             model: Model::default(),
             turns: Turns::default(),

@@ -170,7 +170,11 @@ impl Model {
                 self.decided(event.position, decided);
                 Ok(())
             }
-            Event::Operation(_) | Event::Crew(_) | Event::Schedule(_) => Ok(()),
+            Event::Operation(_)
+            | Event::Crew(_)
+            | Event::Schedule(_)
+            | Event::Node(_)
+            | Event::Profile(_) => Ok(()),
         }
     }
 
