@@ -4,5 +4,6 @@ mod ends;
 mod fake;
 mod probes;
 mod survives;
+mod whole;
 
 pub use fake::{Managers, launch, launch_with};
