@@ -99,8 +99,11 @@ impl Manager for Watchdog {
             let after = facts.watch.unhealthy_after_ms.map(Duration::from_millis);
             let short = [facts.ttl, after].into_iter().flatten();
             self.shortest = short.fold(self.shortest, Duration::min);
-            // Whatever was decided about it, its silence is measured anew.
-            self.spoke.insert(id);
+            // Whatever was decided about it, its silence is measured anew; not by our own
+            // conclusion from that silence.
+            if &*event.actor != ACTOR {
+                self.spoke.insert(id);
+            }
         }
     }
 

@@ -294,23 +294,26 @@ fn is_plain(path: &Path) -> bool {
         && path.as_os_str().len() < 4096
 }
 
-/// Whether something may be mounted there without covering what the sandbox itself puts there.
+/// Whether something may be mounted there without covering what the sandbox itself puts there,
+/// and without lying below a folder that may be written: Landlock's rules reach all below.
 fn is_free(target: &Path) -> bool {
     let own = [
-        "/proc", "/dev", "/sys", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64",
-        "/libx32", "/tmp", "/run", WORKSPACE,
+        "/proc",
+        "/dev",
+        "/sys",
+        "/etc",
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/tmp",
+        "/run/taffrail",
+        WORKSPACE,
     ];
-    own.iter().all(|own| {
-        let own = Path::new(own);
-        !own.starts_with(target) && (!target.starts_with(own) || target_below(target, own))
-    })
-}
-
-/// Folders of the sandbox below which a mount harms nothing.
-fn target_below(target: &Path, own: &Path) -> bool {
-    (own == Path::new("/tmp") || own == Path::new("/run"))
-        && target != own
-        && !target.starts_with("/run/taffrail")
+    own.iter().all(|own| !Path::new(own).starts_with(target) && !target.starts_with(own))
 }
 
 #[cfg(test)]
@@ -379,10 +382,10 @@ mod tests {
         for target in ["/proc", "/etc/ssl", "/usr/bin", "/workspace", "/dev/kvm", "/sys", "/run"] {
             assert!(!mount(target), "{target}");
         }
-        for target in ["/run/taffrail/sock", "/run/taffrail", "/tmp", "/bin/../x"] {
+        for target in ["/run/taffrail/sock", "/run/taffrail", "/tmp", "/tmp/input", "/bin/../x"] {
             assert!(!mount(target), "{target}");
         }
-        for target in ["/opt/models", "/data", "/tmp/input", "/run/models"] {
+        for target in ["/opt/models", "/data", "/var/tmp/input", "/run/models"] {
             assert!(mount(target), "{target}");
         }
     }

@@ -27,6 +27,9 @@ use crate::stage::{OWN_EXE, STAGE_ARG};
 /// Longest time for a shim to answer; a little more than it allows itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Folders of a run without a root of its own, gone with it.
+const LEFTOVERS: [&str; 3] = ["secrets", "tmp", "workspace"];
+
 /// Starts programs in isolation. Cheap to clone; what the host offers is found out once.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -207,6 +210,14 @@ fn clear(dir: &Path) -> Result<(), StartError> {
     }
     for name in [STATE_FILE, EXIT_FILE] {
         match fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    // A program without a root of its own could write there, so nothing of it is kept: a link it
+    // left would lead the next run's secrets elsewhere.
+    for name in LEFTOVERS {
+        match fs::remove_dir_all(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             Ok(()) | Err(_) => {}
         }

@@ -47,10 +47,10 @@ pub(super) fn prepare(plan: &mut Plan) -> Result<(), StartError> {
     let view = View::of(plan);
     if !plan.has(Layer::Root) {
         for folder in [&view.secrets, &view.tmp] {
-            fs::create_dir_all(folder).map_err(failed)?;
+            fs::create_dir(folder).map_err(failed)?;
         }
         if plan.spec.workspace == Workspace::Tmpfs {
-            fs::create_dir_all(&view.workspace).map_err(failed)?;
+            fs::create_dir(&view.workspace).map_err(failed)?;
         }
     }
     if geteuid().is_root() && plan.has(Layer::UserMapping) {

@@ -103,11 +103,13 @@ impl Output {
             let stored = self.file.as_mut().is_some_and(|file| file.write_all(now).is_ok());
             let length = now.len() as u64;
             self.written += length;
-            if let Some((_, kept)) = self.kept.back_mut() {
-                *kept += length;
-            }
-            if !stored {
-                self.dropped += length;
+            match self.kept.back_mut() {
+                Some((_, kept)) if stored => *kept += length,
+                Some(_) | None => {
+                    self.dropped += length;
+                    // The next segment starts where the gap ends.
+                    self.file = None;
+                }
             }
             bytes = later;
         }

@@ -1,9 +1,9 @@
 //! What a program finds: environment, working directory, secrets, standard input.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -61,12 +61,13 @@ pub(super) fn deliver_secrets(plan: &Plan, view: &View) -> Result<(), StartError
     let failed = |error: std::io::Error| StartError::supervisor("secrets", error);
     for (name, secret) in &plan.spec.secrets {
         let path = view.secrets.join(name);
-        fs::write(&path, &secret.0).map_err(failed)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o400)).map_err(failed)?;
+        let mut open = OpenOptions::new();
+        let mut file = open.write(true).create_new(true).mode(0o400).open(&path).map_err(failed)?;
+        file.write_all(secret.0.as_bytes()).map_err(failed)?;
         if !plan.has(Layer::Root)
             && let Some(uid) = plan.outer_uid
         {
-            std::os::unix::fs::lchown(&path, Some(uid), Some(uid)).map_err(failed)?;
+            lchown(&path, Some(uid), Some(uid)).map_err(failed)?;
         }
     }
     Ok(())

@@ -202,7 +202,6 @@ async fn at_level_process_files_signals_networks_and_calls_are_closed_too() {
         "touch_times",
         "chmod_file",
         "cgroup_path",
-        "proc_environ",
     ];
     let mut through = Vec::new();
     for attempt in all(&host).iter().filter(|one| !beyond.contains(&one.args[0].as_str())) {

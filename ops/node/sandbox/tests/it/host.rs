@@ -68,7 +68,8 @@ impl Host {
     pub fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sandbox-it-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(&name);
+        // Not in /tmp, which a sandbox has of its own.
+        let dir = Path::new("/var/tmp").join(&name);
         let _ = fs::remove_dir_all(&dir);
         for folder in ["secret", "shared", "sock", "workspace", "other", "runs"] {
             fs::create_dir_all(dir.join(folder)).unwrap();

@@ -1,7 +1,8 @@
 //! A program's life: started, followed, adopted, ended.
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sandbox::{Level, Sandbox, Secret, Spec, Stream, Workspace};
@@ -119,6 +120,42 @@ async fn a_program_is_adopted_and_goes_on_where_its_output_was_left() {
     assert_eq!((exit.code, exit.signal, exit.lost), (Some(5), None, false));
     assert_eq!(Sandbox::adopt(&run).unwrap().unwrap().exit().unwrap(), Some(exit));
     assert!(Sandbox::adopt(&host.dir.join("runs")).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_program_goes_on_when_its_daemon_is_gone() {
+    let host = Host::new();
+    let run = host.run();
+    let spec = shell("trap '' HUP; echo begun; sleep 1; echo done; exit 4");
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_sandbox-stage"));
+    daemon.arg("start").arg(&run).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    let mut daemon = daemon.spawn().unwrap();
+    serde_json::to_writer(daemon.stdin.take().unwrap(), &spec).unwrap();
+    let group = daemon.id();
+    let said = daemon.wait_with_output().unwrap();
+    assert!(said.status.success());
+    // Whatever stayed in the daemon's group or session would go with it.
+    let _ = Command::new("kill").args(["-9", "--", &format!("-{group}")]).output().unwrap();
+    let adopted = Sandbox::adopt(&run).unwrap().unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), adopted.pid().to_string());
+    let exit = adopted.wait().await.unwrap();
+    assert_eq!((exit.code, exit.lost), (Some(4), false), "{exit:?}");
+    let output = adopted.read(Stream::Stdout, 0).unwrap().unwrap();
+    assert_eq!(output.bytes, b"begun\ndone\n");
+}
+
+#[tokio::test]
+async fn a_link_left_by_an_earlier_program_leads_no_secret_astray() {
+    let host = Host::new();
+    let run = host.run();
+    fs::create_dir_all(run.join("secrets")).unwrap();
+    std::os::unix::fs::symlink(host.dir.join("stolen"), run.join("secrets/token")).unwrap();
+    let mut spec = shell("cat $TAFFRAIL_SECRETS/token");
+    spec.secrets.insert("token".into(), Secret("for the program".into()));
+    let sandbox = sandbox().exactly(Level::Process);
+    let output = sandbox.run_once(&run, &spec, b"").await.unwrap();
+    assert_eq!(output.stdout, b"for the program", "{output:?}");
+    assert!(!host.dir.join("stolen").exists());
 }
 
 #[tokio::test]
