@@ -14,6 +14,8 @@ use crate::support::{Product, SOON, product, unique};
 pub struct RunningAgent {
     pub child: Child,
     notices: mpsc::Receiver<Value>,
+    /// What it told before what was waited for.
+    passed: std::cell::RefCell<Vec<Value>>,
 }
 
 impl RunningAgent {
@@ -57,7 +59,7 @@ impl RunningAgent {
                 let _ = sender.send(serde_json::from_str(&line).expect("a JSON object per line"));
             }
         });
-        let agent = Self { child, notices };
+        let agent = Self { child, notices, passed: std::cell::RefCell::default() };
         agent.wait("agent", "ready");
         agent
     }
@@ -72,7 +74,14 @@ impl RunningAgent {
             if notice[name] == word {
                 return notice;
             }
+            self.passed.borrow_mut().push(notice);
         }
+    }
+
+    /// The same, also where it was told before something that was waited for.
+    pub fn told(&self, name: &str, word: &str) -> Value {
+        let passed = self.passed.borrow().iter().find(|notice| notice[name] == word).cloned();
+        passed.unwrap_or_else(|| self.wait(name, word))
     }
 
     /// Passes over what it has told by now.

@@ -15,6 +15,7 @@ mod command;
 mod control;
 mod dial;
 mod error;
+mod floor;
 mod identity;
 mod job;
 mod journal;
