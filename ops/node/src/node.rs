@@ -1,6 +1,7 @@
 //! The daemon's life: registered, in exchange with the managers, gone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::book::{Book, Seen};
 use crate::driver::{Driver, ProcessDriver};
-use crate::folder::Folder;
+use crate::folder::{Folder, Place};
 use crate::ground::Ground;
 use crate::keeper::{Goal, Keeper};
 use crate::link::{Link, words};
@@ -159,7 +160,8 @@ impl Node {
             }
             if swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
                 swept = Some(Instant::now());
-                sweep(&ground);
+                let keep = ground.options.keep_workspaces;
+                sweep(&ground.folder.agents(), keep, |agent| ground.book.get(agent).is_some());
             }
         }
     }
@@ -312,12 +314,12 @@ fn word(payload: &[u8]) -> Option<&'static str> {
     ["sync", "stop"].into_iter().find(|word| message["command"] == **word)
 }
 
-/// Removes the workspaces of agents that were not placed here for long.
-fn sweep(ground: &Ground) {
-    let keep = ground.options.keep_workspaces;
-    for entry in std::fs::read_dir(ground.folder.agents()).into_iter().flatten().flatten() {
+/// Removes what is left of agents that are not placed here: their output after a while, their
+/// workspaces after long.
+fn sweep(agents: &Path, keep: Duration, is_here: impl Fn(AgentId) -> bool) {
+    for entry in std::fs::read_dir(agents).into_iter().flatten().flatten() {
         let Ok(id) = entry.file_name().to_string_lossy().parse::<Uuid>() else { continue };
-        if ground.book.get(AgentId(id)).is_some() {
+        if is_here(AgentId(id)) {
             continue;
         }
         // The folder changed last when its record was taken out.
@@ -326,6 +328,8 @@ fn sweep(ground: &Ground) {
         if age.is_some_and(|age| age > keep) {
             tracing::info!(agent = %id, "its workspace is removed: it was not placed here for long");
             let _ = std::fs::remove_dir_all(entry.path());
+        } else if age.is_some_and(|age| age > SWEEP_EVERY) {
+            Place(entry.path()).forget_runs_before(u32::MAX);
         }
     }
 }
@@ -341,5 +345,30 @@ mod tests {
         for nonsense in [&b""[..], b"sync", b"{}", br#"{"command": "explode"}"#, b"\xff"] {
             assert_eq!(word(nonsense), None);
         }
+    }
+
+    #[test]
+    fn what_is_left_of_agents_that_are_not_here_goes_with_time() {
+        let agents = std::env::temp_dir().join(format!("taffrail-sweep-{}", Uuid::new_v4()));
+        let day = Duration::from_secs(86_400);
+        let place = |n: u128, age: Duration| {
+            let place = Place(agents.join(Uuid::from_u128(n).to_string()));
+            std::fs::create_dir_all(place.workspace()).unwrap();
+            std::fs::create_dir_all(place.run(1)).unwrap();
+            let folder = std::fs::File::open(&place.0).unwrap();
+            folder.set_modified(SystemTime::now() - age).unwrap();
+            place
+        };
+        let (here, fresh) = (place(1, 40 * day), place(2, Duration::ZERO));
+        let (gone, long_gone) = (place(3, day), place(4, 31 * day));
+        std::fs::create_dir_all(agents.join("not-an-agent")).unwrap();
+        sweep(&agents, 30 * day, |agent| agent == AgentId::nth(1));
+        let left = |place: &Place| (place.workspace().exists(), place.run(1).exists());
+        assert_eq!(left(&here), (true, true));
+        assert_eq!(left(&fresh), (true, true));
+        assert_eq!(left(&gone), (true, false));
+        assert_eq!(left(&long_gone), (false, false));
+        assert!(agents.join("not-an-agent").exists());
+        std::fs::remove_dir_all(agents).unwrap();
     }
 }

@@ -48,12 +48,13 @@ pub async fn run(config: &Config, options: Options, ready: Ready) -> anyhow::Res
     let signal = async {
         signals::terminated().await;
         stop.cancel();
-        std::future::pending::<()>().await
+        // Whoever asks twice does not want to wait.
+        signals::terminated().await;
     };
     let ended = tokio::select! {
         ended = node.run(stop.clone()) => ended,
         () = told => return Ok(()),
-        () = signal => return Ok(()),
+        () = signal => bail!("stopped without waiting for what was under way"),
     };
     match ended? {
         Ended::Left(0) => tracing::info!("stopped; no agents were running"),

@@ -172,7 +172,7 @@ async fn a_program_that_is_missing_is_not_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_without_a_network_works_through_the_nodes_socket() {
-    let fleet = Fleet::new(&[]).await;
+    let mut fleet = Fleet::new(&[]).await;
     let capability = fresh("cut-off");
     // It can reach nothing but the socket, and says so in its result.
     let script = "cat >/dev/null; if (echo > /dev/tcp/127.0.0.1/22) 2>/dev/null; then n=1; else n=0; fi; \
@@ -184,12 +184,19 @@ async fn an_agent_without_a_network_works_through_the_nodes_socket() {
         "stop": { "grace_ms": 2_000 },
         "probes": { "readiness": { "nats": {}, "period_ms": 300 } },
     });
-    let (agent, _) = fleet.deploy(&fresh("cut-off"), profile, &capability).await;
+    let (agent, ready) = fleet.deploy(&fresh("cut-off"), profile, &capability).await;
     let task = submit(fleet.product, &capability, &[]);
     let (done, _) = end_of(fleet.product, &task);
     assert_eq!(done["state"], "done", "{done}");
     assert_eq!(done["result"], json!({ "net": 0, "links": 0 }));
-    assert_eq!(done["agent_id"].as_str().unwrap_or(&agent), agent, "{done}");
+    // The next daemon serves the same process on a socket of its own.
+    fleet.node.kill();
+    fleet.again(&[]);
+    let task = submit(fleet.product, &capability, &[]);
+    let (done, _) = end_of(fleet.product, &task);
+    assert_eq!(done["state"], "done", "{done}");
+    let still = fleet.get(&agent).await;
+    assert_eq!((&still["process"]["generation"], pid(&still)), (&1.into(), pid(&ready)));
     fleet.retire(&agent).await;
 }
 
@@ -281,7 +288,10 @@ async fn a_hibernating_agent_finds_its_files_when_it_wakes() {
     until("it has begun", async || count() == 1).await;
     fleet.command(&agent, "hibernate").await;
     until("its process is gone", async || !alive(pid(&ready))).await;
-    fleet.is(&agent, "hibernating", 1).await;
+    let asleep = fleet.is(&agent, "hibernating", 1).await;
+    assert_eq!(asleep["process"]["generation"], 1);
+    until("its node has told so", async || fleet.get(&agent).await["process"]["phase"] == "exited")
+        .await;
     fleet.command(&agent, "wake").await;
     fleet.is(&agent, "ready", 2).await;
     until("it has begun again", async || count() == 2).await;

@@ -147,7 +147,9 @@ impl Run for Process {
     ) -> BoxFuture<'a, io::Result<Word>> {
         async move {
             let number = self.words.fetch_add(1, Ordering::Relaxed);
-            let dir = self.handle.dir().join(format!("exec-{number}"));
+            // One that a killed daemon left may still be running.
+            let name = format!("exec-{}-{number}", std::process::id());
+            let dir = self.handle.dir().join(name);
             let mut spec = self.spec.clone();
             spec.command.clone_from(&command.0);
             let ms = (within.as_millis() as u64).max(1);
