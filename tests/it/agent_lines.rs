@@ -428,3 +428,35 @@ async fn a_gateway_that_lets_nobody_in_is_told_of_at_once() {
     let answer = api.request(Method::GET, "/v1/ws").send().await.unwrap();
     assert!(answer.status().is_client_error());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_comes_and_goes_loses_and_doubles_nothing() {
+    let product = product().await;
+    let (name, capability) = (fresh("flap"), fresh("flap"));
+    let gate = Gate::before(&product.nats_url);
+    let nats = format!("nats://{}", gate.address);
+    let runs = product.data_dir.join(fresh("runs"));
+    let script = format!("sleep 0.3; echo $TAFFRAIL_TASK_ID >> {}; echo 1", runs.display());
+    let environment = [("TAFFRAIL_NATS_URL", nats.as_str())];
+    let more = ["--slots", "4", "--lease-ms", "5000"];
+    let _agent =
+        RunningAgent::start_with(product, &name, &capability, &more, &script, &environment);
+    let tasks: Vec<String> = (0..80).map(|_| submit(product, &capability, &[])).collect();
+    for _ in 0..2 {
+        gate.close();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        gate.reopen();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let ends: Vec<Value> = tasks.iter().map(|id| end_of(product, id).0).collect();
+    assert!(ends.iter().all(|task| task["state"] == "done"), "{ends:?}");
+    let again = ends.iter().filter(|task| task["attempt"] != 1).count();
+    let runs = std::fs::read_to_string(runs).unwrap().lines().count();
+    // A cut in the middle of the answer to a claim may cost that claim's tasks a lease.
+    assert!(again <= 4 && runs - tasks.len() <= again, "{again} again, {runs} runs");
+    let api = Api::new(&product.http, &product.token);
+    for id in &tasks {
+        let (_, events) = api.get(&format!("/v1/events?stream={id}&type=task.completed")).await;
+        assert_eq!(events["items"].as_array().unwrap().len(), 1, "{events}");
+    }
+}

@@ -23,6 +23,7 @@ mod engine;
 mod http;
 mod links;
 mod matching;
+mod node;
 mod numbers;
 mod paused;
 mod processor;

@@ -15,7 +15,7 @@ use domain::json::MAX_VALUE_BYTES;
 use serde_json::{Map, Value};
 use tokio::process::Command;
 
-use crate::process::{Finished, Running};
+use crate::process::{Finished, Running, STDERR_KEPT, STDOUT_KEPT};
 use crate::tail::Tail;
 use crate::{Handler, Verdict, Work};
 
@@ -96,6 +96,19 @@ impl Handler for CommandHandler {
             }
         }
     }
+}
+
+/// What the end of a program means for the task that it was given, for whoever runs programs
+/// in another way than [`CommandHandler`]. Of the outputs the end is enough: 1 MiB of the one,
+/// 4 KiB of the other.
+pub fn conclude(status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> Verdict {
+    let tail = |bytes, cap| {
+        let mut tail = Tail::new(cap);
+        tail.push(bytes);
+        tail
+    };
+    let (stdout, stderr) = (tail(stdout, STDOUT_KEPT), tail(stderr, STDERR_KEPT));
+    verdict(&Finished { status, stdout, stderr })
 }
 
 fn verdict(finished: &Finished) -> Verdict {

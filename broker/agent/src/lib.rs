@@ -15,6 +15,7 @@ mod command;
 mod control;
 mod dial;
 mod error;
+mod floor;
 mod identity;
 mod job;
 mod journal;
@@ -33,7 +34,7 @@ mod wire;
 mod work;
 
 pub use agent::{Agent, Ended};
-pub use command::CommandHandler;
+pub use command::{CommandHandler, conclude};
 pub use control::Control;
 pub use error::Error;
 pub use identity::{agent_id, command_id};

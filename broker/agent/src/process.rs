@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use crate::tail::Tail;
 
 /// What of stdout is kept: four times the largest result, so its last line is whole.
-const STDOUT_KEPT: usize = 1024 * 1024;
+pub(crate) const STDOUT_KEPT: usize = 1024 * 1024;
 /// What of stderr becomes the error.
-const STDERR_KEPT: usize = 4 * 1024;
+pub(crate) const STDERR_KEPT: usize = 4 * 1024;
 /// A longer log line is cut into pieces.
 const LONGEST_LINE: usize = 4 * 1024;
 /// Between the request to end and the end.

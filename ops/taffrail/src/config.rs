@@ -68,12 +68,20 @@ const SETTINGS: &[Setting] = &[
     setting("subtask_depth", "TAFFRAIL_SUBTASK_DEPTH", "8"),
     setting("subtasks_per_task", "TAFFRAIL_SUBTASKS_PER_TASK", "1000"),
     setting("escalate_after_ms", "TAFFRAIL_ESCALATE_AFTER_MS", "3600000"),
-    setting("unhealthy_after_ms", "TAFFRAIL_UNHEALTHY_AFTER_MS", "30000"),
-    setting("restart_after_ms", "TAFFRAIL_RESTART_AFTER_MS", "60000"),
-    setting("stall_ms", "TAFFRAIL_STALL_MS", ""),
     setting("log_lines_per_agent", "TAFFRAIL_LOG_LINES_PER_AGENT", "2000"),
     setting("log_mib", "TAFFRAIL_LOG_MIB", "512"),
     setting("log_days", "TAFFRAIL_LOG_DAYS", "7"),
+    setting("node_name", "TAFFRAIL_NODE_NAME", ""),
+    setting("node_cpu", "TAFFRAIL_NODE_CPU", ""),
+    setting("node_memory", "TAFFRAIL_NODE_MEMORY", ""),
+    setting("node_slots", "TAFFRAIL_NODE_SLOTS", "50"),
+    setting("node_labels", "TAFFRAIL_NODE_LABELS", ""),
+    setting("node_secrets_dir", "TAFFRAIL_NODE_SECRETS_DIR", ""),
+    setting("node_sync_every_ms", "TAFFRAIL_NODE_SYNC_EVERY_MS", "5000"),
+    setting("node_keep_workspaces_days", "TAFFRAIL_NODE_KEEP_WORKSPACES_DAYS", "30"),
+    setting("unhealthy_after_ms", "TAFFRAIL_UNHEALTHY_AFTER_MS", "30000"),
+    setting("restart_after_ms", "TAFFRAIL_RESTART_AFTER_MS", "60000"),
+    setting("stall_ms", "TAFFRAIL_STALL_MS", ""),
 ];
 
 /// One resolved setting.
@@ -153,12 +161,14 @@ impl Config {
         &self.values
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// A setting as text; `None` when it is empty.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let value = self.values.iter().find(|value| value.name == name)?;
         Some(value.plain.as_str()).filter(|text| !text.is_empty())
     }
 
-    fn number(&self, name: &str, least: u64, most: u64) -> anyhow::Result<u64> {
+    /// A setting as a number within bounds.
+    pub(crate) fn number(&self, name: &str, least: u64, most: u64) -> anyhow::Result<u64> {
         let text = self.text(name).unwrap_or_default();
         let number: u64 = text.parse().with_context(|| format!("{name}: `{text}` is no number"))?;
         if !(least..=most).contains(&number) {
@@ -284,6 +294,18 @@ impl Config {
         Ok((ms > 0).then(|| Duration::from_millis(ms)))
     }
 
+    /// What of the agents' log lines is kept.
+    ///
+    /// # Errors
+    /// When a number lies outside: 1 to 100,000 lines, 1 to 1,048,576 MiB, 1 to 3,650 days.
+    pub fn log_limits(&self) -> anyhow::Result<broker::LogLimits> {
+        Ok(broker::LogLimits {
+            lines_per_agent: self.number("log_lines_per_agent", 1, 100_000)?,
+            bytes: self.number("log_mib", 1, 1 << 20)? << 20,
+            age: Duration::from_secs(self.number("log_days", 1, 3_650)? * 86_400),
+        })
+    }
+
     /// When silence and standstill are taken for a fault, where neither agent nor profile
     /// says so.
     ///
@@ -296,18 +318,6 @@ impl Config {
             unhealthy_after_ms: Some(ms("unhealthy_after_ms")?),
             restart_after_ms: Some(ms("restart_after_ms")?),
             stall_ms: stall.map(|_| ms("stall_ms")).transpose()?,
-        })
-    }
-
-    /// What of the agents' log lines is kept.
-    ///
-    /// # Errors
-    /// When a number lies outside: 1 to 100,000 lines, 1 to 1,048,576 MiB, 1 to 3,650 days.
-    pub fn log_limits(&self) -> anyhow::Result<broker::LogLimits> {
-        Ok(broker::LogLimits {
-            lines_per_agent: self.number("log_lines_per_agent", 1, 100_000)?,
-            bytes: self.number("log_mib", 1, 1 << 20)? << 20,
-            age: Duration::from_secs(self.number("log_days", 1, 3_650)? * 86_400),
         })
     }
 
@@ -325,8 +335,8 @@ impl Config {
         self.dead_letters_kept()?;
         self.subtasks()?;
         self.escalate_after()?;
-        self.watch()?;
         self.log_limits()?;
+        self.watch()?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod figures;
 mod logging;
+mod node;
 mod ready;
 mod serve;
 mod signals;
@@ -69,7 +70,11 @@ async fn dispatch(cli: Cli) -> ExitCode {
             flags.extend(args.http_addr.map(|value| ("http_addr", value)));
             flags.extend(args.database_url.map(|value| ("database_url", value)));
             host(&flags, args.config.as_deref(), async |config| {
-                let options = up::Options { ephemeral: args.ephemeral, offline: args.offline };
+                let options = up::Options {
+                    ephemeral: args.ephemeral,
+                    offline: args.offline,
+                    node: args.node,
+                };
                 up::up(&config, &options, ready).await
             })
             .await
@@ -80,6 +85,28 @@ async fn dispatch(cli: Cli) -> ExitCode {
             flags.extend(args.database_url.map(|value| ("database_url", value)));
             host(&flags, args.config.as_deref(), async |config| {
                 serve::serve(&config, &args.roles, ready).await
+            })
+            .await
+        }
+        Verb::Node(args) => {
+            let mut flags = flags(&globals);
+            flags.extend(args.settings());
+            host(&flags, args.config.as_deref(), async |config| {
+                // A server that nobody named is the `taffrail up` of this data folder.
+                let named = Globals {
+                    nats_url: config.nats_url().map(Into::into),
+                    nats_token: config.nats_token().map(Into::into),
+                    ..globals.clone()
+                };
+                let server = cli::nats_server(&named).map_err(|why| anyhow::anyhow!("{why}"))?;
+                let options = node::Options {
+                    tenant: args.tenant,
+                    nats_url: server.url,
+                    nats_token: server.token,
+                    data_dir: config.data_dir().join("node"),
+                    stop_agents: args.stop_agents,
+                };
+                node::run(&config, options, ready).await
             })
             .await
         }

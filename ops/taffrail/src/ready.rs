@@ -56,6 +56,14 @@ impl Ready {
         self.line(&format!("Data    {path}"), &json!({ "ready": "data", "path": path }));
     }
 
+    /// The node has its folder, and what the last daemon left running.
+    pub fn node(self, id: uuid::Uuid, level: &str, agents: usize) {
+        self.line(
+            &format!("Node    {id}   (isolation: {level}; agents from before: {agents})"),
+            &json!({ "ready": "node", "id": id, "level": level, "agents": agents }),
+        );
+    }
+
     /// The first admin token.
     pub fn token(self, token: &str) {
         self.line(&format!("Token   {token}"), &json!({ "ready": "token", "token": token }));

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use domain::TenantId;
+use node::Ended;
 use serde_json::json;
 use servers::{DataDir, Embedded, LockError};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{RUNTIME_FILE, Role, Runtime};
 use crate::config::Config;
@@ -23,6 +27,8 @@ pub struct Options {
     pub ephemeral: bool,
     /// Fetch nothing.
     pub offline: bool,
+    /// Run agents, too.
+    pub node: bool,
 }
 
 /// Runs until a signal comes.
@@ -59,7 +65,7 @@ pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Res
     ready.postgres(&servers.database_url);
     ready.nats(&servers.nats_url, servers.nats_token.as_deref());
 
-    let ended = run(config, &data, &servers, embedded.as_ref(), &ready, start).await;
+    let ended = run(config, options, &data, &servers, embedded.as_ref(), &ready, start).await;
     let _ = std::fs::remove_file(data.path().join(RUNTIME_FILE));
     if let Some(embedded) = embedded {
         let stopped = embedded.stop().await;
@@ -70,6 +76,7 @@ pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Res
 
 async fn run(
     config: &Config,
+    options: &Options,
     data: &DataDir,
     servers: &Servers,
     embedded: Option<&Embedded>,
@@ -82,6 +89,7 @@ async fn run(
         running = wiring::start(config, &Role::ALL, servers, Some(&token)) => running?,
         () = signals::terminated() => return Ok(()),
     };
+    let mut node = OwnNode::default();
     let http = running.http.map(|address| format!("http://{address}")).unwrap_or_default();
     let leads = running.leads();
     let told = async {
@@ -100,6 +108,9 @@ async fn run(
         tokens::write_private(&data.path().join(RUNTIME_FILE), &runtime)?;
         ready.http(&http);
         ready.data(data.path());
+        if options.node {
+            node.start(config, servers, data.path(), *ready).await?;
+        }
         ready.token(&token);
         ready.all(start.elapsed());
         std::future::pending::<anyhow::Result<()>>().await
@@ -118,7 +129,8 @@ async fn run(
     };
     tracing::info!("stopping");
     let stopped = tokio::select! {
-        () = running.stop() => true,
+        // While there still is somebody who takes down that its agents ended.
+        () = async { node.stop().await; running.stop().await } => true,
         // Whoever asks twice does not want to wait.
         () = signals::terminated() => false,
     };
@@ -126,6 +138,48 @@ async fn run(
         Some(what) => bail!(what),
         None if !stopped => bail!("stopped without waiting for what was under way"),
         None => Ok(()),
+    }
+}
+
+/// The node of `up --node`.
+#[derive(Default)]
+struct OwnNode {
+    stop: CancellationToken,
+    running: Option<JoinHandle<Result<Ended, node::Error>>>,
+}
+
+impl OwnNode {
+    async fn start(
+        &mut self,
+        config: &Config,
+        servers: &Servers,
+        data: &Path,
+        ready: Ready,
+    ) -> anyhow::Result<()> {
+        let options = crate::node::Options {
+            tenant: TenantId::default_tenant().as_str().into(),
+            nats_url: servers.nats_url.clone(),
+            nats_token: servers.nats_token.clone(),
+            data_dir: data.join("node"),
+            stop_agents: true,
+        };
+        let node = crate::node::open(config, options).await?;
+        ready.node(node.id(), node.level().as_str(), node.agents());
+        let mut registered = node.registered();
+        self.running = Some(tokio::spawn(node.run(self.stop.clone())));
+        // It ends where the managers do not take it, and says why at the end.
+        let _ = registered.wait_for(|registered| *registered).await;
+        Ok(())
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        let Some(running) = self.running.take() else { return };
+        match running.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(error = format!("{error:#}"), "the node ended"),
+            Err(error) => tracing::error!(%error, "the node broke off"),
+        }
     }
 }
 

@@ -49,6 +49,16 @@ impl TestNats {
         self.server().restart().await.unwrap();
     }
 
+    /// Ends it until [`start_again`](Self::start_again).
+    pub async fn halt(&self) {
+        self.server().halt().await;
+    }
+
+    /// Starts it on the same port and store.
+    pub async fn start_again(&self) {
+        self.server().restart().await.unwrap();
+    }
+
     /// Ends it, deletes its whole JetStream store, and starts it again on the same port.
     pub async fn wipe_store_and_restart(&self) {
         self.server().halt().await;

@@ -85,6 +85,19 @@ impl Sandbox {
         self.launch(dir, spec, &[]).await
     }
 
+    /// The same with bytes on the program's standard input.
+    ///
+    /// # Errors
+    /// Why it was not started; nothing of it is left then.
+    pub async fn start_with(
+        &self,
+        dir: &Path,
+        spec: &Spec,
+        input: &[u8],
+    ) -> Result<Handle, StartError> {
+        self.launch(dir, spec, input).await
+    }
+
     /// Finds the program of an earlier [`start`](Self::start) again, running or ended; none if
     /// there was no run in the folder.
     ///

@@ -15,6 +15,9 @@ pub struct UpArgs {
     /// Never fetch server programs; use what is there
     #[arg(long)]
     pub offline: bool,
+    /// Run agents here, too: a node with all that this machine has, which ends its agents with it
+    #[arg(long)]
+    pub node: bool,
     /// Use this PostgreSQL instead of an own one [env: TAFFRAIL_DATABASE_URL]
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,

@@ -16,6 +16,7 @@ mod fail;
 mod host;
 mod human;
 mod logs;
+mod node;
 mod nodes;
 mod op;
 mod out;
@@ -40,13 +41,14 @@ use client::Client;
 use serde_json::{Value, json};
 
 pub use bench::{BenchArgs, BenchVerb, PlanArgs, ReportArgs};
-pub use discover::{RUNTIME_FILE, Runtime, default_data_dir};
+pub use discover::{RUNTIME_FILE, Runtime, default_data_dir, nats as nats_server};
 pub use exit::Exit;
 pub use fail::Failure;
 pub use host::{
     ConfigArgs, ConfigVerb, DoctorArgs, MigrateArgs, Role, ServeArgs, ServersArgs, ServersVerb,
     UpArgs,
 };
+pub use node::NodeArgs;
 pub use out::{Output, Printer};
 
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
@@ -116,6 +118,8 @@ pub enum Verb {
     Up(UpArgs),
     /// Run some roles against shared servers
     Serve(ServeArgs),
+    /// Run agents on this host, as the control plane wants them
+    Node(NodeArgs),
     /// Bring the database to this release's schema
     Migrate(MigrateArgs),
     /// Check what Taffrail needs of this machine
@@ -149,14 +153,14 @@ pub enum ClientVerb {
     /// Run agents and look after them
     #[command(subcommand)]
     Agent(agent::AgentVerb),
+    /// What an agent and its tasks print
+    Logs(logs::LogsArgs),
     /// How agents of a kind are started, watched and stopped
     #[command(subcommand)]
     Profile(profile::ProfileVerb),
     /// The hosts that start agents
     #[command(subcommand)]
     Nodes(nodes::NodesVerb),
-    /// What an agent and its tasks print
-    Logs(logs::LogsArgs),
     /// Long-running operations
     #[command(subcommand)]
     Op(op::OpVerb),
@@ -228,9 +232,9 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Dead(verb) => dead::run(app, verb).await,
         ClientVerb::Schedule(verb) => schedule::run(app, verb).await,
         ClientVerb::Agent(verb) => agent::run(app, verb).await,
+        ClientVerb::Logs(args) => logs::run(app, args).await,
         ClientVerb::Profile(verb) => profile::run(app, verb).await,
         ClientVerb::Nodes(verb) => nodes::run(app, verb).await,
-        ClientVerb::Logs(args) => logs::run(app, args).await,
         ClientVerb::Op(verb) => op::run(app, verb).await,
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,

@@ -1,0 +1,9 @@
+//! `taffrail node` on a real NATS, with managers that do what a test tells them.
+
+mod ends;
+mod fake;
+mod probes;
+mod survives;
+mod whole;
+
+pub use fake::{Managers, launch, launch_with};
