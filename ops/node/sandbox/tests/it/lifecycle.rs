@@ -1,13 +1,14 @@
 //! A program's life: started, followed, adopted, ended.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sandbox::{Level, Sandbox, Secret, Spec, Stream, Workspace};
 
-use crate::host::{Host, groups_of, sandbox};
+use crate::host::{Host, groups_of, root, sandbox};
 
 fn shell(text: &str) -> Spec {
     Spec::new(["sh", "-c", text])
@@ -93,6 +94,9 @@ async fn a_workspace_folder_stays_and_belongs_to_the_same_user_again() {
         assert!(output.exit.success(), "{output:?}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     }
+    let owner = |path: &str| fs::metadata(fresh.join(path)).unwrap().uid();
+    assert!(!root() || owner("") >= 0x7000_0000, "{:x}", owner(""));
+    assert_eq!(owner("sub/file"), owner(""));
 }
 
 #[tokio::test]
@@ -202,6 +206,10 @@ async fn a_program_dies_with_its_supervisor_and_is_reported_lost() {
         let shim = state["shim"]["pid"].as_u64().unwrap();
         let kill = Command::new("kill").args(["-9", &shim.to_string()]).status().unwrap();
         assert!(kill.success());
+        if level == Level::Namespace {
+            // Process 1 sees to it, with nobody's help.
+            until(|| host.processes().is_empty()).await;
+        }
         let exit = Sandbox::adopt(&run).unwrap().unwrap().wait().await.unwrap();
         assert!(exit.lost && !exit.success(), "{exit:?}");
         drop(handle);
