@@ -32,12 +32,18 @@ async fn input_goes_in_and_the_last_line_comes_out() {
 async fn a_run_that_is_given_up_ends() {
     let host = Host::new();
     let mut spec = shell("sleep 300");
+    host.mark(&mut spec);
     spec.workspace = Workspace::Folder(host.dir.join("workspace"));
     let run = host.run();
     let sandbox = sandbox();
     let running = sandbox.run_once(&run, &spec, b"");
     assert!(tokio::time::timeout(Duration::from_millis(400), running).await.is_err());
     until(|| host.processes().is_empty()).await;
+}
+
+fn state_of(handle: &sandbox::Handle) -> serde_json::Value {
+    let text = fs::read_to_string(handle.dir().join("state.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 async fn until(done: impl Fn() -> bool) {
@@ -199,6 +205,7 @@ async fn a_program_dies_with_its_supervisor_and_is_reported_lost() {
         let host = Host::new();
         let run = host.run();
         let mut spec = shell("sleep 300 & sleep 300");
+        host.mark(&mut spec);
         spec.workspace = Workspace::Folder(host.dir.join("workspace"));
         let handle = sandbox().exactly(level).start(&run, &spec).await.unwrap();
         let state: serde_json::Value =
@@ -249,6 +256,33 @@ async fn children_without_a_parent_are_collected() {
     );
     let output = sandbox().run_once(&host.run(), &spec, b"").await.unwrap();
     assert_eq!(output.last_line(), Some(&b"0"[..]), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_program_is_in_its_own_group_from_the_start() {
+    if !root() {
+        return; // no groups
+    }
+    let host = Host::new();
+    // Many at once, since the order in which the stages report depends on who gets a processor.
+    let mut starting = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let level = if number % 4 == 0 { Level::Process } else { Level::Namespace };
+        let (sandbox, run) = (sandbox().exactly(level), host.run());
+        starting.spawn(async move { sandbox.start(&run, &shell("sleep 60")).await.unwrap() });
+    }
+    let mut groups = std::collections::BTreeSet::new();
+    for handle in starting.join_all().await {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", handle.pid())).unwrap();
+        let of = |line: &str| line.rsplit_once("/taffrail-").map(|(_, group)| group.to_owned());
+        let found: Vec<String> = text.lines().filter_map(of).collect();
+        assert!(!found.is_empty(), "{} in no group: {text}", handle.level());
+        assert_eq!(found.len(), state_of(&handle)["group"]["folders"].as_array().unwrap().len());
+        groups.extend(found);
+        handle.kill().unwrap();
+        handle.wait().await.unwrap();
+    }
+    assert_eq!(groups.len(), 60);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ async fn a_program_that_is_not_there_is_missing_and_one_that_is_no_program_is_sa
     for level in [Level::None, Level::Process, Level::Namespace] {
         let start = async |command: &[&str]| {
             let mut spec = Spec::new(command.iter().copied());
+            host.mark(&mut spec);
             spec.workspace = Workspace::Folder(host.dir.join("workspace"));
             let sandbox = sandbox().exactly(level);
             sandbox.start(&host.run(), &spec).await.map(|handle| handle.pid()).unwrap_err()
