@@ -92,7 +92,12 @@ fn every_test_that_the_capabilities_name_exists() {
             "domain" => "domain/tests/it",
             of_taffrail => &format!("tests/{of_taffrail}"),
         };
-        std::fs::read_to_string(root().join(folder).join(format!("{module}.rs")))
+        let folder = root().join(folder);
+        let Ok(parts) = std::fs::read_dir(folder.join(module)) else {
+            return std::fs::read_to_string(folder.join(format!("{module}.rs")));
+        };
+        // A module of several files.
+        parts.map(|part| std::fs::read_to_string(part?.path())).collect()
     };
     let mut checked = 0;
     for row in page.lines().filter(|line| line.starts_with("| ")) {
@@ -104,7 +109,7 @@ fn every_test_that_the_capabilities_name_exists() {
                     if module.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') =>
                 {
                     source = of(parts[0], module).unwrap_or_else(|_| panic!("{name}"));
-                    rest.first().copied()
+                    rest.last().copied()
                 }
                 ["…", test] => Some(test),
                 _ => continue,
