@@ -41,7 +41,7 @@ async fn operation(fleet: &Fleet, id: &Value) -> Value {
     let mut last = Value::Null;
     until("the operation ends", async || {
         last = fleet.api.get(&path).await.1;
-        !["accepted", "running"].contains(&last["state"].as_str().unwrap_or_default())
+        ["succeeded", "failed", "cancelled"].contains(&last["state"].as_str().unwrap_or_default())
     })
     .await;
     last
@@ -260,4 +260,44 @@ async fn what_no_node_can_take_says_why_and_a_cancelled_deploy_ends() {
     let (status, refused) = fleet.api.post(&format!("/v1/agents/{agent}/wake"), &json!({})).await;
     assert_eq!((status.as_u16(), &refused["state"]), (422, &"failed".into()));
     fleet.api.post(&format!("/v1/agents/{agent}/retire"), &json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_has_its_rounds_by_timetable_by_event_and_by_hand() {
+    let fleet = Fleet::new(&[]).await;
+    let name = fresh("rounds");
+    let sleeper = json!({ "command": ["sleep", "600"], "stop": { "grace_ms": 300 } });
+    let (agent, _) = fleet.deploy(&name, sleeper, "none").await;
+    let path = format!("/v1/agents/{agent}");
+    let change = |rounds: Value| {
+        let request = fleet.api.request(reqwest::Method::PATCH, &path);
+        async move {
+            let answer = request.json(&json!({ "rounds": rounds })).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+        }
+    };
+    change(json!({ "every_ms": 1_000 })).await;
+    until("its timetable begins one", async || {
+        fleet.get(&agent).await["last_round"]["cause"] == "schedule"
+    })
+    .await;
+    assert!(fleet.get(&agent).await["next_round_at"].is_string());
+    change(json!({ "on": ["profile.defined"] })).await;
+    let profile = fleet.api.request(reqwest::Method::PUT, &format!("/v1/profiles/{name}"));
+    assert_eq!(profile.json(&json!({ "command": ["a"] })).send().await.unwrap().status(), 200);
+    until("an event begins one, when the first is over", async || {
+        fleet.get(&agent).await["last_round"]["cause"] == "event"
+    })
+    .await;
+    let ended = json!({ "summary": "all is well" });
+    assert_eq!(fleet.api.post(&format!("{path}/end_round"), &ended).await.0, 200);
+    assert_eq!(fleet.api.post(&format!("{path}/begin_round"), &json!({})).await.0, 200);
+    until("somebody begins one", async || {
+        fleet.get(&agent).await["last_round"]["cause"] == "hand"
+    })
+    .await;
+    let told = story(&fleet, &agent).await;
+    let count = |name: &str| told.iter().filter(|told| *told == name).count();
+    assert!(count("round_begun") >= 3 && count("round_ended") >= 2, "{told:?}");
+    fleet.retire(&agent).await;
 }
