@@ -140,14 +140,17 @@ impl Lifecycle {
     }
 
     /// The last sign of life that a node gave of an agent's process, and when that process
-    /// was placed.
-    pub fn vouched(&self, agent: AgentId) -> Option<(Instant, Instant)> {
+    /// was placed. A node tells at once when a process ends and else speaks every few
+    /// seconds, whatever an agent's own limit of silence: it vouches until it counts as
+    /// silent itself.
+    pub fn vouched(&self, agent: AgentId, now: Instant) -> Option<(Instant, Instant)> {
         let life = self.fleet.agents.get(&agent)?;
         let heard = self.heard.get(&life.node()?)?;
         let (generation, phase) = heard.running.get(&agent)?;
         let placed = self.placed.get(&agent)?;
         let present = *generation == life.agent.generation && !phase.is_over();
-        present.then_some((heard.at, *placed))
+        let speaks = now.saturating_duration_since(heard.at) <= NODE_SILENT;
+        present.then_some((if speaks { now } else { heard.at }, *placed))
     }
 
     /// When a managed agent counts as unhealthy, as far as somebody said so.
