@@ -79,6 +79,8 @@ pub(in crate::process) struct Life {
     pub exit_code: Option<i32>,
     /// No restart would help.
     pub permanent: bool,
+    /// It counts as offline for the silence of its node, not for what is known of itself.
+    pub cut_off: bool,
     /// How long its drain waits, where somebody said so.
     pub drain_ms: Option<u64>,
     pub handed_back: bool,
@@ -154,19 +156,28 @@ impl Life {
                     self.exit_code = seen.exit.as_ref().and_then(|exit| exit.code);
                 }
             }
-            E::Assessed(believed) => self.reason.clone_from(&believed.reason),
+            E::Assessed(believed) => {
+                self.reason.clone_from(&believed.reason);
+                self.cut_off =
+                    believed.state == AgentState::Offline && &*recorded.actor == super::ACTOR;
+            }
+            E::Reported(seen) => {
+                let said = || format!("it says that it is {}", seen.observed_state.as_str());
+                self.reason = seen.reason.clone().unwrap_or_else(said);
+                self.cut_off = false;
+            }
             E::Validated(found) => self.reason.clone_from(&found.reason),
-            E::Ready(why) => self.reason = why.reason.clone().unwrap_or_default(),
+            E::Ready(why) => {
+                self.reason = why.reason.clone().unwrap_or_default();
+                // It came round: what was planned for it while it was not well is over.
+                self.restart_due = None;
+            }
             E::RestartScheduled(plan) => self.restart_due = Some(plan.due_at),
             E::HandedBack(_) => self.handed_back = true,
             E::Drifted(drift) => {
                 self.drift = Some(drift.state).filter(|state| *state != DriftState::Healed);
             }
-            E::Registered(_)
-            | E::Reconnected(_)
-            | E::Updated(_)
-            | E::Reported(_)
-            | E::Ignored(_) => {}
+            E::Registered(_) | E::Reconnected(_) | E::Updated(_) | E::Ignored(_) => {}
         }
     }
 
@@ -216,6 +227,7 @@ impl Fleet {
             reason: String::new(),
             exit_code: None,
             permanent: false,
+            cut_off: false,
             drain_ms: None,
             handed_back: false,
             drift: None,
@@ -343,12 +355,11 @@ fn ended(
         let result = match event {
             E::Ready(_) => Ok(()),
             E::Observed(seen) if seen.phase.is_over() => Ok(()),
-            E::Assessed(_) | E::Quarantined(_) => failed(life.reason.clone()),
+            E::Assessed(_) | E::Quarantined(_) | E::Reported(_) => failed(life.reason.clone()),
             E::Registered(_)
             | E::Reconnected(_)
             | E::Updated(_)
             | E::DeployRequested(_)
-            | E::Reported(_)
             | E::Draining(_)
             | E::Hibernated(_)
             | E::Woken(_)

@@ -159,7 +159,9 @@ impl Look<'_> {
         match state {
             S::Offline => {
                 let generation = self.life.agent.generation;
-                if self.running.is_some_and(|(g, phase)| g == generation && is_well(phase)) {
+                let well = self.running.is_some_and(|(g, phase)| g == generation && is_well(phase));
+                // Who took leave itself is about to end, however well its process is.
+                if self.life.cut_off && well {
                     self.assess("back", S::Ready, "its node is back and has it running");
                 } else if self.is_due(since + restart_after) {
                     self.plan_restart(self.life.reason.clone());

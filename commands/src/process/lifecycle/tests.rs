@@ -582,3 +582,76 @@ fn a_drain_that_takes_too_long_hands_the_tasks_back() {
     settle(&mut world, 30);
     assert_eq!(world.log.events.len(), before);
 }
+
+#[test]
+fn an_agent_that_says_it_failed_ends_its_operation_and_is_stopped() {
+    use domain::agent::ReportAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    world.managers();
+    let said =
+        ReportAgent { observed_state: AgentState::Failed, reason: Some("no licence".into()) };
+    world.tell(agent.0, AgentCommand::Report(said), "agent");
+    settle(&mut world, 3);
+    let state = world.state(agent);
+    assert_eq!((state.state, state.operation), (Some(AgentState::Failed), None));
+    assert!(world.nodes[&node_id(1)].procs.is_empty(), "nobody wants it to run");
+    let ended: Vec<_> = world.lifecycle.lock().ended.values().cloned().collect();
+    assert!(matches!(ended.as_slice(), [Err(problem)] if problem.detail == "no licence"));
+    let deploy = AgentCommand::Deploy(Default::default());
+    assert_eq!(world.tell(agent.0, deploy, "operator"), Status::Accepted);
+}
+
+#[test]
+fn an_agent_that_took_leave_is_not_back_because_its_process_still_runs() {
+    use domain::agent::ReportAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let said = ReportAgent { observed_state: AgentState::Offline, reason: None };
+    world.beats.lock().clear();
+    world.tell(agent.0, AgentCommand::Report(said), "agent");
+    world.managers();
+    assert_eq!(world.state(agent).state, Some(AgentState::Offline));
+    world.observe(node_id(1), agent, Phase::Exited);
+    settle(&mut world, 3);
+    assert_eq!((world.state(agent).state, placed(&world, agent)), (Some(AgentState::Ready), 2));
+}
+
+#[test]
+fn a_node_vouches_for_its_agents_until_it_is_silent_itself() {
+    use std::time::Duration;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let life = world.lifecycle.lock();
+    let heard = life.heard[&node_id(1)].at;
+    let vouched =
+        |after| life.vouched(agent, heard + Duration::from_secs(after)).expect("it runs").0;
+    assert_eq!(vouched(20), heard + Duration::from_secs(20));
+    assert_eq!(vouched(31), heard);
+}
+
+#[test]
+fn a_restart_that_was_planned_is_off_when_the_agent_comes_round() {
+    use domain::agent::AssessAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let plan = |world: &World| world.lifecycle.lock().fleet.agents[&agent].restart_due;
+    let sick = AssessAgent { state: AgentState::Unhealthy, reason: "silent".into() };
+    world.tell(agent.0, AgentCommand::Assess(sick), "manager:watchdog");
+    let later = Json::parse(r#"{"delay_ms":60000,"attempt":1,"reason":"silent"}"#).unwrap();
+    let later = AgentCommand::ScheduleRestart(later.read().unwrap());
+    world.tell(agent.0, later, "manager:lifecycle");
+    world.beats.lock().clear();
+    world.managers();
+    assert!(plan(&world).is_some());
+    settle(&mut world, 2);
+    assert_eq!(world.state(agent).state, Some(AgentState::Ready));
+    assert_eq!(plan(&world), None);
+}
