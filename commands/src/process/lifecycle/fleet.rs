@@ -26,6 +26,8 @@ pub(in crate::process) struct NodeFacts {
     pub labels: Labelled,
     pub level: Level,
     pub runtimes: Vec<Runtime>,
+    /// When it came to be there, or not to be there any more.
+    pub state_since: Timestamp,
     pub version: u64,
     pub since: u64,
 }
@@ -41,6 +43,7 @@ impl NodeFacts {
             labels: Labelled::of(&said.labels),
             level: said.level,
             runtimes: said.runtimes.clone(),
+            state_since: Timestamp::UNIX_EPOCH,
             version: 0,
             since: 0,
         }
@@ -256,12 +259,12 @@ impl Fleet {
         let facts = match event {
             NodeEvent::Registered(said) | NodeEvent::Reconnected(said) => {
                 let new = NodeFacts::of(said);
-                let node = self.nodes.remove(&recorded.stream_id).map(|old| old.node);
-                let new = NodeFacts {
-                    tenant: recorded.tenant.clone(),
-                    node: node.unwrap_or_default(),
-                    ..new
-                };
+                let old = self.nodes.remove(&recorded.stream_id);
+                let state = old.as_ref().map_or(NodeState::Offline, |old| old.state);
+                let state_since = old.as_ref().map_or(new.state_since, |old| old.state_since);
+                let node = old.map(|old| old.node).unwrap_or_default();
+                let tenant = recorded.tenant.clone();
+                let new = NodeFacts { tenant, node, state, state_since, ..new };
                 self.nodes.entry(recorded.stream_id).or_insert(new)
             }
             NodeEvent::Draining(_)
@@ -273,7 +276,11 @@ impl Fleet {
             }
         };
         facts.node.apply(event);
+        let was_there = facts.is_there();
         facts.state = facts.node.state.unwrap_or(NodeState::Offline);
+        if facts.is_there() != was_there {
+            facts.state_since = recorded.recorded_at;
+        }
         facts.version = recorded.version;
         facts.since = recorded.position;
         if facts.state == NodeState::Retired {

@@ -30,7 +30,7 @@ pub use work::{AgentWork, FleetWork, NODE_DRAIN, ROLLING_RESTART};
 
 use super::{Manager, Moment, command_id, until};
 use crate::CommandEnvelope;
-use fleet::{Ended, Fleet, operation_of};
+use fleet::{Ended, Fleet, Life, operation_of};
 use held::Held;
 use step::{Ask, Look};
 
@@ -162,7 +162,7 @@ impl Lifecycle {
     fn look_at(
         &mut self,
         id: AgentId,
-        used: &mut HashMap<Uuid, place::Usage>,
+        used: &mut Option<HashMap<Uuid, place::Usage>>,
         now: Moment,
         commands: &mut Vec<CommandEnvelope>,
     ) {
@@ -183,6 +183,7 @@ impl Lifecycle {
             usual: &self.usual,
             held: &self.held,
             used,
+            placing: &self.placing,
             running: heard.and_then(|heard| heard.running.get(&id).copied()),
             wanted: sleeps && (self.demand)(id),
             cancelled: life.agent.operation.is_some_and(|op| self.cancelled.contains(&op.0)),
@@ -316,6 +317,7 @@ impl Manager for Lifecycle {
                     let (at, position) = (recorded.recorded_at, recorded.position);
                     self.begun.insert(operation.0, Begun { kind, agent: id, tenant, at, position });
                 }
+                let had_room = self.fleet.agents.get(&id).is_some_and(Life::is_live);
                 for (operation, ended) in self.fleet.apply_agent(recorded, event) {
                     self.cancelled.remove(&operation.0);
                     self.ended.insert(operation.0, ended);
@@ -324,7 +326,7 @@ impl Manager for Lifecycle {
                     self.held.forget(id);
                 }
                 self.touched.insert(id);
-                self.reopened |= self.fleet.agents.get(&id).is_none_or(|life| !life.is_live());
+                self.reopened |= had_room && !self.fleet.agents.get(&id).is_some_and(Life::is_live);
             }
             Ok(Event::Node(event)) => {
                 self.fleet.apply_node(recorded, event);
@@ -369,6 +371,14 @@ impl Manager for Lifecycle {
             self.accept_operations(now, &mut commands);
             self.touched.extend(self.asleep.iter().copied().filter(|id| (self.demand)(*id)));
         }
+        let fleet = &self.fleet;
+        self.placing.retain(|id, (version, _, _)| {
+            let life = fleet.agents.get(id);
+            let waits = life.is_some_and(|life| life.version == *version);
+            // It came to nothing: what was kept for it is free again.
+            self.reopened |= !waits && !life.is_some_and(Life::is_live);
+            waits
+        });
         if std::mem::take(&mut self.reopened) {
             self.touched.extend(self.pending.iter().copied());
         }
@@ -382,14 +392,7 @@ impl Manager for Lifecycle {
         if self.touched.is_empty() {
             return commands;
         }
-        let mut used = self.fleet.used();
-        let fleet = &self.fleet;
-        self.placing.retain(|id, (version, _, _)| {
-            fleet.agents.get(id).is_some_and(|life| life.version == *version)
-        });
-        for (_, node, usage) in self.placing.values() {
-            used.entry(*node).or_default().add(*usage);
-        }
+        let mut used = None;
         for id in std::mem::take(&mut self.touched) {
             self.look_at(id, &mut used, now, &mut commands);
         }
