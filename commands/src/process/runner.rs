@@ -164,7 +164,7 @@ impl Run {
             let own = watched.wire.observed(tenant, agent);
             let (vouched, watch) = {
                 let lifecycle = watched.lifecycle.lock();
-                (lifecycle.vouched(agent), lifecycle.watch(agent))
+                (lifecycle.vouched(agent, now), lifecycle.watch(agent))
             };
             // A node stands for its agents' processes until they speak for themselves.
             let vouched =

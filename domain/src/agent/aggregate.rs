@@ -381,7 +381,8 @@ impl Agent {
             }
             E::RoundEnded(_) => self.round_since = None,
             E::Ready(_) if self.desired == Desired::Running => self.operation = None,
-            E::Assessed(believed) if believed.state == AgentState::Failed => {
+            E::Assessed(AssessAgent { state: AgentState::Failed, .. })
+            | E::Reported(AgentReported { observed_state: AgentState::Failed, .. }) => {
                 self.stop(Desired::Stopped, None, live);
             }
             E::Ready(_)

@@ -15,6 +15,10 @@ use crate::{Boxed, Nodes};
 /// What a node did not say for so long it does not stand for.
 const STALE: Duration = Duration::from_secs(30);
 
+/// Launches that one answer carries, in bytes of JSON, so that it fits into a message of
+/// NATS however many agents a new node is to start. The node asks again for the rest.
+const MOST_LAUNCHES: usize = 256 * 1024;
+
 impl Lifecycle {
     /// Takes in what a node runs, and answers what it should.
     pub(super) fn sync(
@@ -35,14 +39,25 @@ impl Lifecycle {
             .into_iter()
             .map(|one| (one.agent_id, (one.generation, one.phase)))
             .collect();
+        let (mut carried, mut left_out) = (0, false);
         let agents = self.fleet.on(node).filter_map(|(id, life)| {
             let want = want(life, self.held.count(id))?;
             let generation = life.agent.generation;
             let has = running.get(&id).is_some_and(|(known, _)| *known == generation);
-            let launch = life.launch.as_deref().filter(|_| !has).cloned().map(Box::new);
+            let launch = life.launch.as_deref().filter(|_| !has).filter(|launch| {
+                let bytes = serde_json::to_vec(launch).map_or(usize::MAX, |bytes| bytes.len());
+                let fits = carried == 0 || bytes <= MOST_LAUNCHES - carried;
+                carried += if fits { bytes.min(MOST_LAUNCHES) } else { 0 };
+                left_out |= !fits;
+                fits
+            });
+            let launch = launch.cloned().map(Box::new);
             Some(Wanted { agent_id: id, name: life.agent.name.clone(), generation, want, launch })
         });
         let agents: Vec<Wanted> = agents.collect();
+        if left_out {
+            self.calls.insert((tenant.clone(), node));
+        }
         // What it says of itself changes what is believed of its agents: they are looked at.
         let before = self.heard.insert(node, Heard { at: now, boot: request.boot, running });
         let is_new = before.is_none_or(|before| {

@@ -26,6 +26,8 @@ pub(in crate::process) struct NodeFacts {
     pub labels: Labelled,
     pub level: Level,
     pub runtimes: Vec<Runtime>,
+    /// When it came to be there, or not to be there any more.
+    pub state_since: Timestamp,
     pub version: u64,
     pub since: u64,
 }
@@ -41,6 +43,7 @@ impl NodeFacts {
             labels: Labelled::of(&said.labels),
             level: said.level,
             runtimes: said.runtimes.clone(),
+            state_since: Timestamp::UNIX_EPOCH,
             version: 0,
             since: 0,
         }
@@ -79,6 +82,8 @@ pub(in crate::process) struct Life {
     pub exit_code: Option<i32>,
     /// No restart would help.
     pub permanent: bool,
+    /// It counts as offline for the silence of its node, not for what is known of itself.
+    pub cut_off: bool,
     /// How long its drain waits, where somebody said so.
     pub drain_ms: Option<u64>,
     pub handed_back: bool,
@@ -163,9 +168,22 @@ impl Life {
                     self.exit_code = seen.exit.as_ref().and_then(|exit| exit.code);
                 }
             }
-            E::Assessed(believed) => self.reason.clone_from(&believed.reason),
+            E::Assessed(believed) => {
+                self.reason.clone_from(&believed.reason);
+                self.cut_off =
+                    believed.state == AgentState::Offline && &*recorded.actor == super::ACTOR;
+            }
+            E::Reported(seen) => {
+                let said = || format!("it says that it is {}", seen.observed_state.as_str());
+                self.reason = seen.reason.clone().unwrap_or_else(said);
+                self.cut_off = false;
+            }
             E::Validated(found) => self.reason.clone_from(&found.reason),
-            E::Ready(why) => self.reason = why.reason.clone().unwrap_or_default(),
+            E::Ready(why) => {
+                self.reason = why.reason.clone().unwrap_or_default();
+                // It came round: what was planned for it while it was not well is over.
+                self.restart_due = None;
+            }
             E::RestartScheduled(plan) => self.restart_due = Some(plan.due_at),
             E::HandedBack(_) => self.handed_back = true,
             E::Drifted(drift) => {
@@ -185,7 +203,7 @@ impl Life {
                 self.next_round = self.rounds.as_ref().and_then(|rounds| rounds.next_after(at));
                 self.round_wanted = None;
             }
-            E::RoundEnded(_) | E::Reported(_) | E::Ignored(_) => {}
+            E::RoundEnded(_) | E::Ignored(_) => {}
         }
     }
 
@@ -235,6 +253,7 @@ impl Fleet {
             reason: String::new(),
             exit_code: None,
             permanent: false,
+            cut_off: false,
             drain_ms: None,
             handed_back: false,
             rounds: None,
@@ -267,12 +286,12 @@ impl Fleet {
         let facts = match event {
             NodeEvent::Registered(said) | NodeEvent::Reconnected(said) => {
                 let new = NodeFacts::of(said);
-                let node = self.nodes.remove(&recorded.stream_id).map(|old| old.node);
-                let new = NodeFacts {
-                    tenant: recorded.tenant.clone(),
-                    node: node.unwrap_or_default(),
-                    ..new
-                };
+                let old = self.nodes.remove(&recorded.stream_id);
+                let state = old.as_ref().map_or(NodeState::Offline, |old| old.state);
+                let state_since = old.as_ref().map_or(new.state_since, |old| old.state_since);
+                let node = old.map(|old| old.node).unwrap_or_default();
+                let tenant = recorded.tenant.clone();
+                let new = NodeFacts { tenant, node, state, state_since, ..new };
                 self.nodes.entry(recorded.stream_id).or_insert(new)
             }
             NodeEvent::Draining(_)
@@ -284,7 +303,11 @@ impl Fleet {
             }
         };
         facts.node.apply(event);
+        let was_there = facts.is_there();
         facts.state = facts.node.state.unwrap_or(NodeState::Offline);
+        if facts.is_there() != was_there {
+            facts.state_since = recorded.recorded_at;
+        }
         facts.version = recorded.version;
         facts.since = recorded.position;
         if facts.state == NodeState::Retired {
@@ -366,12 +389,11 @@ fn ended(
         let result = match event {
             E::Ready(_) => Ok(()),
             E::Observed(seen) if seen.phase.is_over() => Ok(()),
-            E::Assessed(_) | E::Quarantined(_) => failed(life.reason.clone()),
+            E::Assessed(_) | E::Quarantined(_) | E::Reported(_) => failed(life.reason.clone()),
             E::Registered(_)
             | E::Reconnected(_)
             | E::Updated(_)
             | E::DeployRequested(_)
-            | E::Reported(_)
             | E::Draining(_)
             | E::Hibernated(_)
             | E::Woken(_)

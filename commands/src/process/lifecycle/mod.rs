@@ -30,7 +30,7 @@ pub use work::{AgentWork, FleetWork, NODE_DRAIN, ROLLING_RESTART};
 
 use super::{Manager, Moment, command_id, until};
 use crate::CommandEnvelope;
-use fleet::{Ended, Fleet, operation_of};
+use fleet::{Ended, Fleet, Life, operation_of};
 use held::Held;
 use step::{Ask, Look};
 
@@ -143,14 +143,17 @@ impl Lifecycle {
     }
 
     /// The last sign of life that a node gave of an agent's process, and when that process
-    /// was placed.
-    pub fn vouched(&self, agent: AgentId) -> Option<(Instant, Instant)> {
+    /// was placed. A node tells at once when a process ends and else speaks every few
+    /// seconds, whatever an agent's own limit of silence: it vouches until it counts as
+    /// silent itself.
+    pub fn vouched(&self, agent: AgentId, now: Instant) -> Option<(Instant, Instant)> {
         let life = self.fleet.agents.get(&agent)?;
         let heard = self.heard.get(&life.node()?)?;
         let (generation, phase) = heard.running.get(&agent)?;
         let placed = self.placed.get(&agent)?;
         let present = *generation == life.agent.generation && !phase.is_over();
-        present.then_some((heard.at, *placed))
+        let speaks = now.saturating_duration_since(heard.at) <= NODE_SILENT;
+        present.then_some((if speaks { now } else { heard.at }, *placed))
     }
 
     /// When a managed agent counts as unhealthy, as far as somebody said so.
@@ -162,7 +165,7 @@ impl Lifecycle {
     fn look_at(
         &mut self,
         id: AgentId,
-        used: &mut HashMap<Uuid, place::Usage>,
+        used: &mut Option<HashMap<Uuid, place::Usage>>,
         now: Moment,
         commands: &mut Vec<CommandEnvelope>,
     ) {
@@ -187,6 +190,7 @@ impl Lifecycle {
             usual: &self.usual,
             held: &self.held,
             used,
+            placing: &self.placing,
             running: heard.and_then(|heard| heard.running.get(&id).copied()),
             wanted: sleeps && (self.demand)(id),
             cancelled: life.agent.operation.is_some_and(|op| self.cancelled.contains(&op.0)),
@@ -351,6 +355,7 @@ impl Manager for Lifecycle {
                     let (at, position) = (recorded.recorded_at, recorded.position);
                     self.begun.insert(operation.0, Begun { kind, agent: id, tenant, at, position });
                 }
+                let had_room = self.fleet.agents.get(&id).is_some_and(Life::is_live);
                 for (operation, ended) in self.fleet.apply_agent(recorded, event) {
                     self.cancelled.remove(&operation.0);
                     self.ended.insert(operation.0, ended);
@@ -368,7 +373,7 @@ impl Manager for Lifecycle {
                     self.index_rounds(id);
                 }
                 self.touched.insert(id);
-                self.reopened |= self.fleet.agents.get(&id).is_none_or(|life| !life.is_live());
+                self.reopened |= had_room && !self.fleet.agents.get(&id).is_some_and(Life::is_live);
             }
             Ok(Event::Node(event)) => {
                 self.fleet.apply_node(recorded, event);
@@ -413,6 +418,14 @@ impl Manager for Lifecycle {
             self.accept_operations(now, &mut commands);
             self.touched.extend(self.asleep.iter().copied().filter(|id| (self.demand)(*id)));
         }
+        let fleet = &self.fleet;
+        self.placing.retain(|id, (version, _, _)| {
+            let life = fleet.agents.get(id);
+            let waits = life.is_some_and(|life| life.version == *version);
+            // It came to nothing: what was kept for it is free again.
+            self.reopened |= !waits && !life.is_some_and(Life::is_live);
+            waits
+        });
         if std::mem::take(&mut self.reopened) {
             self.touched.extend(self.pending.iter().copied());
         }
@@ -426,14 +439,7 @@ impl Manager for Lifecycle {
         if self.touched.is_empty() {
             return commands;
         }
-        let mut used = self.fleet.used();
-        let fleet = &self.fleet;
-        self.placing.retain(|id, (version, _, _)| {
-            fleet.agents.get(id).is_some_and(|life| life.version == *version)
-        });
-        for (_, node, usage) in self.placing.values() {
-            used.entry(*node).or_default().add(*usage);
-        }
+        let mut used = None;
         for id in std::mem::take(&mut self.touched) {
             self.look_at(id, &mut used, now, &mut commands);
         }

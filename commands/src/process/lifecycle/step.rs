@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::TimeDelta;
 use domain::agent::{
     AgentCommand, AgentState, AssessAgent, BeginRound, Desired, Drift, DriftOwner, DriftState,
-    EndRound, HandBack, MAX_ROUND_TASKS, Phase, PlaceAgent, QuarantineAgent, Reason, RoundCause,
+    EndRound, HandBack, MAX_ROUND_TASKS, ObserveAgent, Phase, PlaceAgent, QuarantineAgent, Reason, RoundCause,
     ScheduleRestart, ValidateAgent,
 };
 use domain::node::{Launch, Want};
@@ -44,7 +44,10 @@ pub(super) struct Look<'a> {
     /// Where neither agent nor profile says when it is unhealthy.
     pub usual: &'a Watch,
     pub held: &'a Held,
-    pub used: &'a mut HashMap<Uuid, Usage>,
+    /// What is taken of each node; added up when the first agent looks for a place.
+    pub used: &'a mut Option<HashMap<Uuid, Usage>>,
+    /// Room that is kept for placements which are not folded yet.
+    pub placing: &'a HashMap<AgentId, (u64, Uuid, Usage)>,
     /// What its node said last of its process, where the node is there.
     pub running: Option<(u32, Phase)>,
     /// Whether work waits that it could do.
@@ -74,8 +77,11 @@ impl Look<'_> {
             Desired::Running if self.life.agent.pending => self.find_a_place(),
             Desired::Running if self.life.is_live() => self.keep(),
             Desired::Running => self.after_its_end(),
-            Desired::Draining | Desired::Hibernating => self.end_gently(),
-            Desired::Stopped => {}
+            Desired::Draining | Desired::Hibernating => {
+                self.end_gently();
+                self.write_off();
+            }
+            Desired::Stopped => self.write_off(),
         }
         self.mind_drift();
     }
@@ -134,9 +140,16 @@ impl Look<'_> {
         }
         let nodes = self.fleet.nodes.iter().map(|(id, node)| (*id, node));
         let nodes = nodes.filter(|(_, node)| node.tenant == self.life.tenant);
-        match place(&launch, self.life.node(), nodes, self.used) {
+        let used = self.used.get_or_insert_with(|| {
+            let mut used = self.fleet.used();
+            for (_, node, usage) in self.placing.values() {
+                used.entry(*node).or_default().add(*usage);
+            }
+            used
+        });
+        match place(&launch, self.life.node(), nodes, used) {
             Ok((node_id, candidates)) => {
-                self.used.entry(node_id).or_default().add(Usage::of(&launch));
+                used.entry(node_id).or_default().add(Usage::of(&launch));
                 let node = candidates.first().map(|one| one.name.clone()).unwrap_or_default();
                 let launch = Box::new(launch);
                 self.ask(
@@ -176,19 +189,20 @@ impl Look<'_> {
         let node = self.life.node().and_then(|node| self.fleet.nodes.get(&node));
         let there = node.is_some_and(super::fleet::NodeFacts::is_there);
         if !there {
-            let name = node.map_or("its node", |node| node.name.as_str());
             if state != S::Offline {
-                return self.assess("node_gone", S::Offline, format!("node {name} is silent"));
+                return self.assess("node_gone", S::Offline, absent(node));
             }
             if self.is_due(since + restart_after) {
-                self.restart("node_lost", format!("node {name} stays silent"));
+                self.restart("node_lost", format!("{}, still", absent(node)));
             }
             return;
         }
         match state {
             S::Offline => {
                 let generation = self.life.agent.generation;
-                if self.running.is_some_and(|(g, phase)| g == generation && is_well(phase)) {
+                let well = self.running.is_some_and(|(g, phase)| g == generation && is_well(phase));
+                // Who took leave itself is about to end, however well its process is.
+                if self.life.cut_off && well {
                     self.assess("back", S::Ready, "its node is back and has it running");
                 } else if self.is_due(since + restart_after) {
                     self.plan_restart(self.life.reason.clone());
@@ -316,6 +330,35 @@ impl Look<'_> {
         }
     }
 
+    /// Its process should end, and nobody is there to say that it has: its node is gone for
+    /// good, or silent for as long as an agent that should run would be waited for. Should
+    /// the node come back, it finds the process in no list of what it is to run.
+    fn write_off(&mut self) {
+        let Some(process) = self.life.agent.process.as_ref().filter(|one| one.is_live()) else {
+            return;
+        };
+        let node = self.fleet.nodes.get(&process.node_id);
+        if node.is_some_and(super::fleet::NodeFacts::is_there) {
+            return;
+        }
+        if let Some(node) = node
+            && !self.is_due(node.state_since.max(self.life.wished_at) + RESTART_AFTER)
+        {
+            return;
+        }
+        let lost = ObserveAgent {
+            node_id: process.node_id,
+            generation: process.generation,
+            seq: process.seq.saturating_add(1),
+            phase: Phase::Lost,
+            pid: None,
+            exit: None,
+            permanent: false,
+            detail: Some(format!("{} and does not say what became of it", absent(node))),
+        };
+        self.ask("written_off", AgentCommand::Observe(lost));
+    }
+
     /// Notes where desired and observed state differ for long, and where they agree again.
     fn mind_drift(&mut self) {
         let life = self.life;
@@ -389,6 +432,11 @@ pub(super) fn want(life: &Life, held: usize) -> Option<Want> {
         Desired::Stopped if life.agent.state == Some(AgentState::ForceStopped) => Want::Kill,
         Desired::Stopped => Want::Stop,
     })
+}
+
+/// That a node is not there, for people.
+fn absent(node: Option<&super::fleet::NodeFacts>) -> String {
+    node.map_or("its node was retired".into(), |node| format!("node {} is silent", node.name))
 }
 
 fn stop_of(profile: &Profile) -> Stop {

@@ -582,3 +582,163 @@ fn a_drain_that_takes_too_long_hands_the_tasks_back() {
     settle(&mut world, 30);
     assert_eq!(world.log.events.len(), before);
 }
+
+#[test]
+fn an_agent_that_says_it_failed_ends_its_operation_and_is_stopped() {
+    use domain::agent::ReportAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    world.managers();
+    let said =
+        ReportAgent { observed_state: AgentState::Failed, reason: Some("no licence".into()) };
+    world.tell(agent.0, AgentCommand::Report(said), "agent");
+    settle(&mut world, 3);
+    let state = world.state(agent);
+    assert_eq!((state.state, state.operation), (Some(AgentState::Failed), None));
+    assert!(world.nodes[&node_id(1)].procs.is_empty(), "nobody wants it to run");
+    let ended: Vec<_> = world.lifecycle.lock().ended.values().cloned().collect();
+    assert!(matches!(ended.as_slice(), [Err(problem)] if problem.detail == "no licence"));
+    let deploy = AgentCommand::Deploy(Default::default());
+    assert_eq!(world.tell(agent.0, deploy, "operator"), Status::Accepted);
+}
+
+#[test]
+fn an_agent_that_took_leave_is_not_back_because_its_process_still_runs() {
+    use domain::agent::ReportAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let said = ReportAgent { observed_state: AgentState::Offline, reason: None };
+    world.beats.lock().clear();
+    world.tell(agent.0, AgentCommand::Report(said), "agent");
+    world.managers();
+    assert_eq!(world.state(agent).state, Some(AgentState::Offline));
+    world.observe(node_id(1), agent, Phase::Exited);
+    settle(&mut world, 3);
+    assert_eq!((world.state(agent).state, placed(&world, agent)), (Some(AgentState::Ready), 2));
+}
+
+#[test]
+fn a_node_vouches_for_its_agents_until_it_is_silent_itself() {
+    use std::time::Duration;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let life = world.lifecycle.lock();
+    let heard = life.heard[&node_id(1)].at;
+    let vouched =
+        |after| life.vouched(agent, heard + Duration::from_secs(after)).expect("it runs").0;
+    assert_eq!(vouched(20), heard + Duration::from_secs(20));
+    assert_eq!(vouched(31), heard);
+}
+
+#[test]
+fn a_restart_that_was_planned_is_off_when_the_agent_comes_round() {
+    use domain::agent::AssessAgent;
+    let mut world = World::new(1, 1, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    settle(&mut world, 3);
+    let plan = |world: &World| world.lifecycle.lock().fleet.agents[&agent].restart_due;
+    let sick = AssessAgent { state: AgentState::Unhealthy, reason: "silent".into() };
+    world.tell(agent.0, AgentCommand::Assess(sick), "manager:watchdog");
+    let later = Json::parse(r#"{"delay_ms":60000,"attempt":1,"reason":"silent"}"#).unwrap();
+    let later = AgentCommand::ScheduleRestart(later.read().unwrap());
+    world.tell(agent.0, later, "manager:lifecycle");
+    world.beats.lock().clear();
+    world.managers();
+    assert!(plan(&world).is_some());
+    settle(&mut world, 2);
+    assert_eq!(world.state(agent).state, Some(AgentState::Ready));
+    assert_eq!(plan(&world), None);
+}
+
+#[test]
+fn what_is_to_end_on_a_node_that_is_gone_is_written_off() {
+    type Wish = fn() -> AgentCommand;
+    let wishes: [(Wish, AgentState); 3] = [
+        (|| AgentCommand::Drain(Default::default()), AgentState::Offline),
+        (|| AgentCommand::Hibernate(Default::default()), AgentState::Hibernating),
+        (|| AgentCommand::ForceStop(Default::default()), AgentState::ForceStopped),
+    ];
+    for retired in [false, true] {
+        for (wish, then) in wishes {
+            let mut world = World::new(1, 1, 1);
+            let agent = world.agents[0];
+            world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+            settle(&mut world, 3);
+            world.nodes.get_mut(&node_id(1)).unwrap().up = false;
+            if retired {
+                world.tell(node_id(1), NodeCommand::Retire(Default::default()), "operator");
+            }
+            world.tell(agent.0, wish(), "operator");
+            settle(&mut world, if retired { 1 } else { 100 });
+            let state = world.state(agent);
+            assert_eq!((state.state, state.operation), (Some(then), None), "retired: {retired}");
+            // What it finds it ends, should it come back.
+            world.nodes.get_mut(&node_id(1)).unwrap().up = true;
+            settle(&mut world, 3);
+            assert_eq!(world.nodes[&node_id(1)].procs.is_empty(), !retired);
+            assert_eq!(world.state(agent).state, Some(then));
+        }
+    }
+}
+
+#[test]
+fn only_room_that_is_free_again_has_those_without_a_place_looked_at() {
+    let mut world = World::new(1, 1, 7);
+    let agents = world.agents.clone();
+    for agent in &agents {
+        world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    }
+    settle(&mut world, 3);
+    let waiting: Vec<_> = agents.iter().filter(|agent| world.state(**agent).pending).collect();
+    assert_eq!(waiting.len(), 1, "six slots");
+    let stranger = RegisterAgent::named("stranger");
+    world.tell(Uuid::from_u128(99), AgentCommand::Register(stranger), "operator");
+    world.lifecycle.lock().apply(&world.log.events[world.folded]);
+    assert!(!world.lifecycle.lock().reopened, "it takes nobody's place");
+    let other = agents.iter().find(|agent| *agent != waiting[0]).expect("six of them");
+    world.tell(other.0, AgentCommand::Drain(Default::default()), "operator");
+    settle(&mut world, 3);
+    assert_eq!(world.state(*waiting[0]).state, Some(AgentState::Ready));
+}
+
+#[test]
+fn an_answer_to_a_node_fits_into_a_message_and_the_rest_follows() {
+    use domain::agent::UpdateAgent;
+    let mut world = World::new(1, 1, 6);
+    let agents = world.agents.clone();
+    let value = "x".repeat(8_000);
+    for agent in &agents {
+        let env: BTreeMap<String, &str> = (0..7).map(|n| (format!("V{n}"), &*value)).collect();
+        let profile = Json::of(&serde_json::json!({ "command": ["run"], "env": env }));
+        let update = UpdateAgent { profile: Some(profile), ..UpdateAgent::default() };
+        world.tell(agent.0, AgentCommand::Update(update), "operator");
+        world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    }
+    world.managers();
+    let mut running = Vec::new();
+    let mut rounds = Vec::new();
+    while running.len() < agents.len() && rounds.len() < 9 {
+        let request = SyncRequest { boot: Uuid::from_u128(1), agents: running.clone() };
+        world.lifecycle.lock().take_calls();
+        let now = world.instant();
+        let reply = world.lifecycle.lock().sync(&tenant(), node_id(1), request, now);
+        assert_eq!(reply.agents.len(), agents.len(), "what is not named is stopped");
+        assert!(serde_json::to_vec(&reply).unwrap().len() < 300 * 1024);
+        let new = reply.agents.iter().filter(|one| one.launch.is_some());
+        let new = new.map(|one| (one.agent_id, one.generation));
+        running.extend(new.map(|(agent_id, generation)| Running {
+            agent_id,
+            generation,
+            phase: Phase::Starting,
+        }));
+        let called = !world.lifecycle.lock().take_calls().is_empty();
+        rounds.push((running.len(), called));
+    }
+    assert_eq!(rounds, [(4, true), (6, false)]);
+}
