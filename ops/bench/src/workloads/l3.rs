@@ -211,7 +211,7 @@ async fn heard(target: &Target, agents: u64) -> anyhow::Result<()> {
     let mut connection = Connection::open(&target.http, &target.token).await?;
     let path = format!("/v1/agents/{}", agent(agents - 1));
     let seen: Value = serde_json::from_slice(&connection.get(&path).await?)?;
-    ensure!(seen.to_string().contains("progress_seq"), "never heard: {seen}");
+    ensure!(seen["last_heartbeat"].is_string(), "never heard: {seen}");
     Ok(())
 }
 
