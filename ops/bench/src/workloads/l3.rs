@@ -91,6 +91,7 @@ async fn run(context: Context) -> anyhow::Result<Samples> {
     let beats = (agents - WATCHED) as f64 / EVERY.as_secs_f64()
         + WATCHED as f64 / WATCHED_EVERY.as_secs_f64();
     Ok(Samples::timed((beats * window.as_secs_f64()) as u64, window)
+        .with("agents", agents as f64)
         .with("cpu_percent", busy.product)
         .with("cpu_percent_with_servers", busy.product + busy.postgres + busy.nats)
         .with("cpu_percent_nats", busy.nats)
