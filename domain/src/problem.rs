@@ -52,8 +52,9 @@ codes! {
     AlreadyExists = ("already-exists", 409, "It exists already"),
     /// The unique name belongs to another.
     NameTaken = ("name-taken", 409, "The name belongs to another"),
-    /// The first request with this idempotency key is still running.
-    InProgress = ("in-progress", 409, "The first request with this key is still running"),
+    /// The first request with this idempotency key is still running, or another operation is
+    /// under way there.
+    InProgress = ("in-progress", 409, "Something is under way already"),
     /// `If-Match` names another version than the current one.
     VersionMismatch = ("version-mismatch", 412, "The version is not the current one"),
     /// The body exceeds the limit.

@@ -129,3 +129,12 @@ fn the_tables_are_those_of_the_migrations() {
         std::process::Command::new("python3").arg(script).arg("--check").output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
+
+#[test]
+fn the_table_of_an_agents_states_is_the_one_that_decides() {
+    let page = page("lifecycle.md");
+    for state in domain::agent::AgentState::ALL {
+        let row = format!("| {} | {} |", state.as_str(), state.allowed().join(" "));
+        assert!(page.contains(&row), "docs/lifecycle.md has no row `{row}`");
+    }
+}

@@ -131,6 +131,8 @@ impl Agent {
                 timeout_ms: why.timeout_ms,
             }),
             C::Hibernate(why) => E::Hibernated(asked(why)),
+            // It is awake: its process is told to look for work at once, and that is all.
+            C::Wake(_) if state != S::Hibernating => return Ok(vec![]),
             C::Wake(why) => E::Woken(asked(why)),
             // A manager's restart is a step of what it does, not an operation of its own.
             C::Restart(why) if facts.actor.starts_with(MANAGER) => {

@@ -177,6 +177,7 @@ impl AgentState {
                 "report",
                 "drain",
                 "hibernate",
+                "wake",
                 "restart",
                 "retire",
                 "force_stop",

@@ -131,6 +131,11 @@ async fn accept_long(app: &App, call: &Call, target: Target, command: Command) -
     if decision.problem.is_some() {
         return Err(error::of_outcome(decision));
     }
+    if name == "wake" && decision.events.is_empty() {
+        // It is awake already; no event tells its process to look for work.
+        let tenant = call.caller.tenant.clone();
+        app.doors.wire.control(tenant, domain::AgentId(id), "wake").await;
+    }
     let work = Work {
         kind: format!("{kind}.{name}"),
         resource: Resource { kind: kind.as_str().into(), id: id.to_string() },

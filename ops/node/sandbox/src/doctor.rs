@@ -121,7 +121,8 @@ impl fmt::Display for Report {
         writeln!(f, "sandbox: programs run at level {} by default", self.strongest)?;
         for report in &self.levels {
             let (level, missing) = (report.level.to_string(), report.missing.join("; "));
-            writeln!(f, "  {} level {level:<18} {missing}", yes(report.available))?;
+            let line = format!("  {} level {level:<18} {missing}", yes(report.available));
+            writeln!(f, "{}", line.trim_end())?;
         }
         for (at, row) in self.mechanisms.iter().enumerate() {
             let end = if at + 1 == self.mechanisms.len() { "" } else { "\n" };

@@ -173,6 +173,10 @@ impl Handle {
             return;
         }
         let _ = self.send(self.state.root, Signal::KILL);
+        // Without a namespace there may be more, and without a group only the session tells.
+        for process in proc::session(self.state.shim) {
+            let _ = self.send(process, Signal::KILL);
+        }
         let group = self.state.group.clone();
         let _ = tokio::task::spawn_blocking(move || group.remove()).await;
     }

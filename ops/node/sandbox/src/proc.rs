@@ -27,6 +27,7 @@ impl Process {
 struct Stat {
     state: char,
     parent: i32,
+    session: i32,
     start_ticks: u64,
 }
 
@@ -47,8 +48,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, start_ticks })
+    let session = fields.nth(1)?.parse().ok()?;
+    let start_ticks = fields.nth(15)?.parse().ok()?;
+    Some(Stat { state, parent, session, start_ticks })
 }
 
 /// The parent of a process that is still there.
@@ -59,6 +61,20 @@ pub(crate) fn parent(pid: i32) -> Option<i32> {
 /// One boot of the machine: process numbers and ticks start anew with each.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Processes of the session that a process led. Its number goes to no other session as long as
+/// one of them is there.
+pub(crate) fn session(leader: Process) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let member = |pid: i32| {
+        let found = stat(pid).ok()?;
+        let Stat { session, start_ticks, .. } = found;
+        let ours = session == leader.pid && start_ticks >= leader.start_ticks && !found.gone();
+        ours.then_some(Process { pid, start_ticks })
+    };
+    pids.filter_map(member).collect()
 }
 
 /// Children of all threads of a process.
@@ -124,9 +140,9 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let text = "7 (a) Z (b c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 0";
+        let text = "7 (a) Z (b c) S 1 7 8 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 0";
         let stat = parse_stat(text).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.start_ticks), ('S', 1, 4242));
+        assert_eq!((stat.state, stat.parent, stat.session, stat.start_ticks), ('S', 1, 8, 4242));
         assert!(parse_stat("7 (cut").is_none());
     }
 

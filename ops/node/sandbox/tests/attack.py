@@ -554,10 +554,12 @@ def memory_bomb_many(most, parts):
 
 
 def memory_bomb_file(most):
-    """Memory that belongs to no process."""
-    fd = os.memfd_create("bomb")
-    for _ in range(int(most) >> 20):
-        os.write(fd, b"x" * (1 << 20))
+    """Memory that belongs to no process, in files below the limit of one."""
+    held = []
+    for _ in range(int(most) >> 24):
+        held.append(os.memfd_create("bomb"))
+        for _ in range(16):
+            os.write(held[-1], b"x" * (1 << 20))
     return most
 
 

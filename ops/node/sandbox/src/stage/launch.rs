@@ -155,7 +155,7 @@ pub(super) fn await_program(
 ) -> Result<(Process, Process), StartError> {
     let failed = |error: io::Error| StartError::supervisor("start", error);
     let until = Instant::now() + START_TIMEOUT;
-    let (mut init, mut started) = (None, false);
+    let (mut init, mut ready, mut started) = (None, false, false);
     // The kernel takes its time over the first move (it waits for all processors to be seen
     // idle), in which the stages go on; the second one is quick.
     let first = std::thread::spawn({
@@ -169,24 +169,14 @@ pub(super) fn await_program(
             return Err(failed(io::ErrorKind::TimedOut.into()));
         }
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed() + 1, tv_nsec: 0 };
-        let mut ready = [PollFd::new(channel, PollFlags::IN)];
-        let _ = poll(&mut ready, Some(&timeout));
-        if ready[0].revents().is_empty() {
+        let mut polled = [PollFd::new(channel, PollFlags::IN)];
+        let _ = poll(&mut polled, Some(&timeout));
+        if polled[0].revents().is_empty() {
             continue;
         }
         match channel::receive::<Report>(channel, RecvFlags::DONTWAIT).map_err(failed)? {
             Some((Report::Init(pid), _)) => init = Some(pid.cast_signed()),
-            Some((Report::Ready, _)) => {
-                let done = first.take().map(std::thread::JoinHandle::join);
-                let moved = match (init, done) {
-                    // `enter` may have been gone before it was moved, and init never was.
-                    (Some(init), _) => group.add(init),
-                    (None, Some(Ok(moved))) => moved,
-                    (None, _) => Err(io::Error::other("no word of the first move")),
-                };
-                moved.map_err(|error| StartError::layer("cgroup", error))?;
-                channel::send(channel, &(), &[]).map_err(failed)?;
-            }
+            Some((Report::Ready, _)) => ready = true,
             Some((Report::Started, _)) => started = true,
             Some((Report::Failed(error), _)) => return Err(error),
             Some((Report::Exited { .. }, _)) => {}
@@ -197,6 +187,16 @@ pub(super) fn await_program(
                 return Ok((program, program));
             }
             None => return Err(StartError::supervisor("start", "a stage died without a word")),
+        }
+        // The word of init may come before that of `enter` on who init is: nothing is told to go
+        // on before the process that will become the program, or make it, is in the group.
+        let inside = if plan.level == Level::Namespace { init } else { Some(entering) };
+        if let (true, Some(inside)) = (ready, inside) {
+            ready = false;
+            // How the first move went does not matter: `enter` may have been gone by then.
+            let _ = first.take().map(std::thread::JoinHandle::join);
+            group.add(inside).map_err(|error| StartError::layer("cgroup", error))?;
+            channel::send(channel, &(), &[]).map_err(failed)?;
         }
         if let (true, Some(init), Level::Namespace) = (started, init, plan.level) {
             let root = Process::of(init).map_err(failed)?;

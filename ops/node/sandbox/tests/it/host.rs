@@ -140,6 +140,7 @@ impl Host {
         spec.limits.pids = 40;
         spec.limits.open_files = 128;
         spec.limits.wall_ms = Some(20_000);
+        self.mark(&mut spec);
         spec
     }
 
@@ -173,14 +174,25 @@ impl Host {
         run
     }
 
-    /// Processes of the user, other than the victim.
+    /// Marks a program and what it starts, see [`Self::processes`].
+    pub fn mark(&self, spec: &mut Spec) {
+        spec.env.insert("MARK".into(), self.dir.display().to_string());
+    }
+
+    /// What is left of sandboxes: all of their user, where they have one to themselves, else
+    /// those that bear the mark.
     pub fn processes(&self) -> Vec<String> {
         let victim = self.victim.id().to_string();
-        let of_user = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|m| m.uid() == self.uid);
+        let mark = self.dir.display().to_string();
+        let ours = |entry: &fs::DirEntry| {
+            let environ = || fs::read(entry.path().join("environ")).unwrap_or_default();
+            entry.metadata().is_ok_and(|found| found.uid() == self.uid)
+                && (root() || environ().windows(mark.len()).any(|part| part == mark.as_bytes()))
+        };
         fs::read_dir("/proc")
             .unwrap()
             .flatten()
-            .filter(|entry| of_user(entry))
+            .filter(ours)
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != victim)
             .collect()

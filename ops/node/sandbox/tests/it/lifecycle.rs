@@ -1,13 +1,14 @@
 //! A program's life: started, followed, adopted, ended.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sandbox::{Level, Sandbox, Secret, Spec, Stream, Workspace};
 
-use crate::host::{Host, groups_of, sandbox};
+use crate::host::{Host, groups_of, root, sandbox};
 
 fn shell(text: &str) -> Spec {
     Spec::new(["sh", "-c", text])
@@ -31,12 +32,18 @@ async fn input_goes_in_and_the_last_line_comes_out() {
 async fn a_run_that_is_given_up_ends() {
     let host = Host::new();
     let mut spec = shell("sleep 300");
+    host.mark(&mut spec);
     spec.workspace = Workspace::Folder(host.dir.join("workspace"));
     let run = host.run();
     let sandbox = sandbox();
     let running = sandbox.run_once(&run, &spec, b"");
     assert!(tokio::time::timeout(Duration::from_millis(400), running).await.is_err());
     until(|| host.processes().is_empty()).await;
+}
+
+fn state_of(handle: &sandbox::Handle) -> serde_json::Value {
+    let text = fs::read_to_string(handle.dir().join("state.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 async fn until(done: impl Fn() -> bool) {
@@ -93,6 +100,9 @@ async fn a_workspace_folder_stays_and_belongs_to_the_same_user_again() {
         assert!(output.exit.success(), "{output:?}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     }
+    let owner = |path: &str| fs::metadata(fresh.join(path)).unwrap().uid();
+    assert!(!root() || owner("") >= 0x7000_0000, "{:x}", owner(""));
+    assert_eq!(owner("sub/file"), owner(""));
 }
 
 #[tokio::test]
@@ -195,6 +205,7 @@ async fn a_program_dies_with_its_supervisor_and_is_reported_lost() {
         let host = Host::new();
         let run = host.run();
         let mut spec = shell("sleep 300 & sleep 300");
+        host.mark(&mut spec);
         spec.workspace = Workspace::Folder(host.dir.join("workspace"));
         let handle = sandbox().exactly(level).start(&run, &spec).await.unwrap();
         let state: serde_json::Value =
@@ -202,6 +213,10 @@ async fn a_program_dies_with_its_supervisor_and_is_reported_lost() {
         let shim = state["shim"]["pid"].as_u64().unwrap();
         let kill = Command::new("kill").args(["-9", &shim.to_string()]).status().unwrap();
         assert!(kill.success());
+        if level == Level::Namespace {
+            // Process 1 sees to it, with nobody's help.
+            until(|| host.processes().is_empty()).await;
+        }
         let exit = Sandbox::adopt(&run).unwrap().unwrap().wait().await.unwrap();
         assert!(exit.lost && !exit.success(), "{exit:?}");
         drop(handle);
@@ -241,6 +256,33 @@ async fn children_without_a_parent_are_collected() {
     );
     let output = sandbox().run_once(&host.run(), &spec, b"").await.unwrap();
     assert_eq!(output.last_line(), Some(&b"0"[..]), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_program_is_in_its_own_group_from_the_start() {
+    if !root() {
+        return; // no groups
+    }
+    let host = Host::new();
+    // Many at once, since the order in which the stages report depends on who gets a processor.
+    let mut starting = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let level = if number % 4 == 0 { Level::Process } else { Level::Namespace };
+        let (sandbox, run) = (sandbox().exactly(level), host.run());
+        starting.spawn(async move { sandbox.start(&run, &shell("sleep 60")).await.unwrap() });
+    }
+    let mut groups = std::collections::BTreeSet::new();
+    for handle in starting.join_all().await {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", handle.pid())).unwrap();
+        let of = |line: &str| line.rsplit_once("/taffrail-").map(|(_, group)| group.to_owned());
+        let found: Vec<String> = text.lines().filter_map(of).collect();
+        assert!(!found.is_empty(), "{} in no group: {text}", handle.level());
+        assert_eq!(found.len(), state_of(&handle)["group"]["folders"].as_array().unwrap().len());
+        groups.extend(found);
+        handle.kill().unwrap();
+        handle.wait().await.unwrap();
+    }
+    assert_eq!(groups.len(), 60);
 }
 
 #[tokio::test]

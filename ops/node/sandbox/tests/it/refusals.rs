@@ -17,6 +17,7 @@ async fn a_program_that_is_not_there_is_missing_and_one_that_is_no_program_is_sa
     for level in [Level::None, Level::Process, Level::Namespace] {
         let start = async |command: &[&str]| {
             let mut spec = Spec::new(command.iter().copied());
+            host.mark(&mut spec);
             spec.workspace = Workspace::Folder(host.dir.join("workspace"));
             let sandbox = sandbox().exactly(level);
             sandbox.start(&host.run(), &spec).await.map(|handle| handle.pid()).unwrap_err()
@@ -78,8 +79,9 @@ fn without_namespaces(host: &Host) -> Sandbox {
     let wrapper = host.dir.join("no-namespaces");
     let stage = env!("CARGO_BIN_EXE_sandbox-stage");
     let text = format!(
-        "#!/bin/sh\nexec unshare --user --map-root-user sh -c \
-         'echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" \"$@\"' {stage} \"$@\"\n"
+        "#!/bin/sh\nexec unshare --user --map-user=1000 --map-group=1000 --keep-caps sh -c \
+         'echo 0 > /proc/sys/user/max_user_namespaces; \
+         exec setpriv --ambient-caps -all --inh-caps -all \"$0\" \"$@\"' {stage} \"$@\"\n"
     );
     fs::write(&wrapper, text).unwrap();
     fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).unwrap();
@@ -91,12 +93,19 @@ async fn a_level_the_host_does_not_offer_is_refused_with_what_is_missing() {
     let host = Host::new();
     let poor = without_namespaces(&host);
     let report = poor.doctor().await;
-    assert!(report.strongest < Level::Namespace, "{report}");
+    assert_eq!(report.strongest, Level::Process, "{report}");
     let error = poor.start(&host.run(), &Spec::new(["true"])).await.map(|h| h.pid()).unwrap_err();
     let StartError::LevelAbsent { wanted, missing } = &error else { panic!("{error:?}") };
     assert_eq!(*wanted, Level::Namespace);
     assert!(!missing.is_empty() && !missing[0].is_empty(), "{error}");
     assert!(error.to_string().contains("namespace"), "{error}");
+    // Who accepts less gets less, and is told.
+    let mut spec = Spec::new(["true"]);
+    spec.level = Level::Process;
+    let weaker = host.dir.join("weaker");
+    let handle = poor.start(&weaker, &spec).await.unwrap();
+    assert_eq!(handle.level(), Level::Process);
+    assert_eq!(handle.wait().await.unwrap().code, Some(0));
     // Nothing weaker was run instead: no folder of a run has a state.
     let runs = fs::read_dir(host.dir.join("runs")).unwrap().flatten();
     assert!(runs.into_iter().all(|run| !run.path().join("state.json").exists()));
