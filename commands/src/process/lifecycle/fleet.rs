@@ -82,6 +82,8 @@ pub(in crate::process) struct Life {
     /// How long its drain waits, where somebody said so.
     pub drain_ms: Option<u64>,
     pub handed_back: bool,
+    /// It sleeps because it was idle, not because somebody wished so.
+    pub dozes: bool,
     /// What its drift was noted as last.
     pub drift: Option<DriftState>,
 }
@@ -132,6 +134,7 @@ impl Life {
             }
             E::Draining(asked) | E::Hibernated(asked) | E::ForceStopped(asked) => {
                 self.wish(at);
+                self.dozes = recorded.actor.starts_with("manager:");
                 self.drain_ms = asked.timeout_ms;
                 self.reason = asked.reason.clone().unwrap_or_default();
             }
@@ -218,6 +221,7 @@ impl Fleet {
             permanent: false,
             drain_ms: None,
             handed_back: false,
+            dozes: false,
             drift: None,
         });
         let before = (life.agent.operation, life.node().filter(|_| life.is_live()));

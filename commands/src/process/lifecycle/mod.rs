@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use domain::agent::{AgentCommand, Phase};
 use domain::node::{AssessNode, NodeCommand, NodeState, Want};
 use domain::operation::{AcceptOperation, OperationCommand, OperationEvent, Resource};
-use domain::profile::Watch;
+use domain::profile::{Mode, Watch};
 use domain::{AgentId, Event, Outcome, Recorded, Status, TenantId, Timestamp};
 use uuid::Uuid;
 
@@ -174,7 +174,11 @@ impl Lifecycle {
             return;
         };
         let heard = life.node().and_then(|node| self.heard.get(&node));
-        let sleeps = life.agent.state == Some(domain::agent::AgentState::Hibernating);
+        // One that somebody sent to sleep, or that never took a task, no work wakes.
+        let works = self.held.idle_since(id).is_some()
+            || life.profile().is_some_and(|profile| profile.mode == Some(Mode::PerTask));
+        let sleeps =
+            life.dozes && works && life.agent.state == Some(domain::agent::AgentState::Hibernating);
         let mut look = Look {
             fleet: &self.fleet,
             usual: &self.usual,
