@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::fake::{NodeProcess, alive, folder};
+use super::fake::{NodeProcess, alive, end_agents, folder};
 use crate::agents::{end_of, fresh, submit};
 use crate::support::{
     Api, Process, Product, TAFFRAIL, product, run_dir, said, start_product, until,
@@ -325,6 +325,8 @@ async fn one_command_gives_a_whole_system_with_a_node() {
     let nodes = api.request(Method::GET, "/v1/nodes").send().await.unwrap();
     let nodes: Value = nodes.json().await.unwrap();
     assert_eq!(nodes["items"][0]["state"], "online", "{nodes}");
-    assert!(product.terminate().success());
-    assert!(!alive(pid(&ready)), "everything ends with it");
+    let ended = product.terminate().success();
+    let left = alive(pid(&ready));
+    end_agents(&product.data_dir);
+    assert!(ended && !left, "everything ends with it");
 }
