@@ -224,7 +224,9 @@ impl Agent {
             self.state,
             Some(S::Validating | S::Validated | S::Deploying | S::Warming | S::Offline)
         );
-        self.managed.is_some() && self.desired != Desired::Unasked && starts
+        let phase = self.process.as_ref().and_then(|process| process.phase);
+        let ill = matches!(phase, Some(Phase::NotReady | Phase::Unhealthy));
+        self.managed.is_some() && self.desired != Desired::Unasked && (starts || ill)
     }
 
     /// What a known agent says of itself when it registers again. One that a node runs may
@@ -311,7 +313,7 @@ impl Agent {
             Phase::Warming => Some((S::Warming, detail.unwrap_or("it warms up").to_owned())),
             Phase::Ready => Some((S::Ready, detail.unwrap_or("its process runs").to_owned())),
             Phase::NotReady => {
-                Some((S::Degraded, detail.unwrap_or("its readiness probe is bad").to_owned()))
+                Some((S::Blocked, detail.unwrap_or("its readiness probe is bad").to_owned()))
             }
             Phase::Unhealthy => {
                 Some((S::Unhealthy, detail.unwrap_or("its liveness probe is bad").to_owned()))

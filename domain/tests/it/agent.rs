@@ -267,7 +267,9 @@ fn a_managed_agent_goes_through_its_states_as_its_node_tells() {
         ("deploy place starting:1", S::Deploying),
         ("deploy place started:1", S::Warming),
         ("deploy place started:1 warming:1 ready:1", S::Ready),
-        ("deploy place ready:1 not_ready:1", S::Degraded),
+        ("deploy place ready:1 not_ready:1", S::Blocked),
+        // Its own word mends no probe.
+        ("deploy place ready:1 not_ready:1 mark_ready", S::Blocked),
         ("deploy place ready:1 not_ready:1 ready:1", S::Ready),
         ("deploy place ready:1 unhealthy:1", S::Unhealthy),
         ("deploy place ready:1 exited:1", S::Offline),

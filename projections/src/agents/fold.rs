@@ -330,7 +330,7 @@ impl AgentRow {
             Phase::Starting => Some(AgentState::Deploying),
             Phase::Started | Phase::Warming => Some(AgentState::Warming),
             Phase::Ready => Some(AgentState::Ready),
-            Phase::NotReady => Some(AgentState::Degraded),
+            Phase::NotReady => Some(AgentState::Blocked),
             Phase::Unhealthy => Some(AgentState::Unhealthy),
             Phase::Terminating | Phase::Killing => self.observed_state,
             Phase::Exited | Phase::StartFailed | Phase::Lost => Some(AgentState::Offline),

@@ -292,10 +292,8 @@ async fn an_agent_has_its_rounds_by_timetable_by_event_and_by_hand() {
     let ended = json!({ "summary": "all is well" });
     assert_eq!(fleet.api.post(&format!("{path}/end_round"), &ended).await.0, 200);
     assert_eq!(fleet.api.post(&format!("{path}/begin_round"), &json!({})).await.0, 200);
-    until("somebody begins one", async || {
-        fleet.get(&agent).await["last_round"]["cause"] == "hand"
-    })
-    .await;
+    until("somebody begins one", async || fleet.get(&agent).await["last_round"]["cause"] == "hand")
+        .await;
     let told = story(&fleet, &agent).await;
     let count = |name: &str| told.iter().filter(|told| *told == name).count();
     assert!(count("round_begun") >= 3 && count("round_ended") >= 2, "{told:?}");

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use chrono::TimeDelta;
 use domain::agent::{
     AgentCommand, AgentState, AssessAgent, BeginRound, Desired, Drift, DriftOwner, DriftState,
-    EndRound, HandBack, MAX_ROUND_TASKS, ObserveAgent, Phase, PlaceAgent, QuarantineAgent, Reason, RoundCause,
-    ScheduleRestart, ValidateAgent,
+    EndRound, HandBack, MAX_ROUND_TASKS, ObserveAgent, Phase, PlaceAgent, QuarantineAgent, Reason,
+    RoundCause, ScheduleRestart, ValidateAgent,
 };
 use domain::node::{Launch, Want};
 use domain::profile::{Profile, Restart, RestartPolicy, Stop, Watch};
