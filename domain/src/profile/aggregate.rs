@@ -38,7 +38,7 @@ pub struct PutProfile {
     /// Its name.
     pub name: String,
     /// What it says.
-    pub profile: Profile,
+    pub profile: Box<Profile>,
 }
 
 impl Body for PutProfile {
@@ -112,9 +112,9 @@ impl ProfileState {
         _: &Facts,
     ) -> Result<Vec<ProfileEvent>, Refusal> {
         match command {
-            ProfileCommand::Put(new) if self.profile.as_deref() == Some(&new.profile) => Ok(vec![]),
+            ProfileCommand::Put(new) if self.profile.as_ref() == Some(&new.profile) => Ok(vec![]),
             ProfileCommand::Put(new) => {
-                let (name, profile) = (new.name.clone(), Box::new(new.profile.clone()));
+                let (name, profile) = (new.name.clone(), new.profile.clone());
                 Ok(vec![ProfileEvent::Defined(ProfileDefined { name, profile })])
             }
             ProfileCommand::Delete(_) if self.profile.is_none() => Err(Refusal::unknown("profile")),

@@ -164,7 +164,7 @@ pub fn body(state: &Aggregate, name: &str, pick: u8) -> String {
 fn agent_body(agent: &Agent, name: &str, pick: u64) -> Option<String> {
     let node = uuid::Uuid::from_u128(9);
     Some(match name {
-        "register" if pick % 3 != 0 => {
+        "register" if !pick.is_multiple_of(3) => {
             let known = if agent.name.is_empty() { "ada" } else { &agent.name };
             format!(r#"{{"name":"{known}","profile":{{"command":["a"]}}}}"#)
         }
@@ -209,7 +209,7 @@ fn node_body(node: &Node, name: &str, pick: u64) -> String {
             )
         }
         "assess" => {
-            let state = if pick % 2 == 0 { "offline" } else { "online" };
+            let state = if pick.is_multiple_of(2) { "offline" } else { "online" };
             format!(r#"{{"state":"{state}","reason":"r"}}"#)
         }
         _ => "{}".into(),

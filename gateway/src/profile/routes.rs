@@ -110,13 +110,13 @@ pub async fn put_profile(
     body: JsonBytes,
 ) -> ApiResult {
     check(&name)?;
-    let profile: Profile = body.read()?;
+    let profile = Box::new(body.read::<Profile>()?);
     let tenant = call.caller.tenant.clone();
     if profile.extends.is_some() {
         // What would go round in a circle is refused here; two that are set at the same
         // moment are found out when an agent is started.
         let mut known = chain(&app, &tenant, &profile).await?;
-        known.insert(name.clone(), Box::new(profile.clone()));
+        known.insert(name.clone(), profile.clone());
         let whole = resolve(&Use::Named(name.clone()), |name| known.get(name).map(|p| &**p));
         if let Err(problem) = whole
             && problem.code() != Some(Code::NotPossible)

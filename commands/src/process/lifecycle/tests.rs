@@ -51,7 +51,7 @@ struct World {
     lifecycle: Arc<Mutex<Lifecycle>>,
     watchdog: Watchdog,
     folded: usize,
-    beats: Arc<Mutex<HashMap<AgentId, Observation>>>,
+    beats: Beats,
     agents: Vec<AgentId>,
     serial: u128,
     /// Agents whose program ends as soon as it is started.
@@ -384,9 +384,11 @@ impl World {
     }
 }
 
-fn minds() -> (Arc<Mutex<Lifecycle>>, Watchdog, Arc<Mutex<HashMap<AgentId, Observation>>>) {
+type Beats = Arc<Mutex<HashMap<AgentId, Observation>>>;
+
+fn minds() -> (Arc<Mutex<Lifecycle>>, Watchdog, Beats) {
     let lifecycle: Arc<Mutex<Lifecycle>> = Arc::default();
-    let beats: Arc<Mutex<HashMap<AgentId, Observation>>> = Arc::default();
+    let beats = Beats::default();
     let seen = beats.clone();
     let look = move |_: &_, agent| Signs { seen: seen.lock().get(&agent).cloned(), watch: None };
     (lifecycle, Watchdog::new(Box::new(look), Default::default()), beats)

@@ -87,10 +87,9 @@ async fn wait(
     let mut folded = session.folded.subscribe();
     let mut last = String::new();
     loop {
-        let (standing, words) = session.lifecycle.lock().standing(operation, agent);
-        match standing {
-            Standing::Ended(result) => return result,
-            Standing::UnderWay => {}
+        let (ended, words) = session.lifecycle.lock().standing(operation, agent);
+        if let Some(result) = ended {
+            return result;
         }
         if words != last {
             last.clone_from(&words);
@@ -102,24 +101,23 @@ async fn wait(
     }
 }
 
-enum Standing {
-    UnderWay,
-    Ended(Result<Json, Problem>),
-}
-
 impl super::Lifecycle {
-    fn standing(&self, operation: OperationId, agent: AgentId) -> (Standing, String) {
+    fn standing(
+        &self,
+        operation: OperationId,
+        agent: AgentId,
+    ) -> (Option<Result<Json, Problem>>, String) {
         let life = self.fleet.agents.get(&agent);
         let words = life.map_or_else(String::new, words);
         if life.is_some_and(|life| life.agent.operation == Some(operation)) {
-            return (Standing::UnderWay, words);
+            return (None, words);
         }
         let result = match self.ended.get(&operation.0) {
             Some(Err(problem)) => Err(problem.clone()),
             // Without an end of its own there was nothing to wait for.
             Some(Ok(())) | None => Ok(picture(agent, life)),
         };
-        (Standing::Ended(result), words)
+        (Some(result), words)
     }
 
     /// Agents of a selection: the managed ones that should run.

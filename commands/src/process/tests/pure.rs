@@ -164,9 +164,11 @@ fn look(watchdog: &mut Watchdog, memory: &Memory, instant: Instant) -> Vec<Comma
 }
 
 fn believed(commands: &[CommandEnvelope]) -> Vec<AgentState> {
-    let states = commands.iter().map(|envelope| match &envelope.command {
-        Command::Agent(AgentCommand::Assess(believed)) => believed.state,
-        other => panic!("{} is no conclusion", other.name()),
+    let states = commands.iter().map(|envelope| {
+        let Command::Agent(AgentCommand::Assess(believed)) = &envelope.command else {
+            panic!("{} is no conclusion", envelope.command.name())
+        };
+        believed.state
     });
     states.collect()
 }
