@@ -5,7 +5,7 @@ CREATE TABLE read.nodes (
     key     uuid NOT NULL,
     doc     text NOT NULL,
     created bigint NOT NULL,
-    name    text COLLATE "C" NOT NULL,
+    name    text COLLATE "C" NOT NULL,    -- unique among those that are there
     state   text COLLATE "C" NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
@@ -28,7 +28,7 @@ CREATE TABLE read.profiles (
     key     uuid NOT NULL,
     doc     text NOT NULL,
     created bigint NOT NULL,
-    name    text COLLATE "C" NOT NULL,
+    name    text COLLATE "C" NOT NULL,    -- unique among those that are there
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX profiles_newest ON read.profiles (tenant, created);

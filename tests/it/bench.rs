@@ -80,3 +80,49 @@ fn a_workload_that_does_not_exist_is_named_with_those_that_do() {
     assert!(!done);
     assert!(error.contains("`W99`") && error.contains("W1a, W1b"), "{error}");
 }
+
+/// The lines of a quick look at one verb.
+fn quick(verb: &str) -> Vec<Value> {
+    let (done, out, error) = bench(&[verb, "--quick", "--output", "json"]);
+    assert!(done, "{error}");
+    lines(&out)
+}
+
+/// A figure of a workload alone.
+fn extra(line: &Value, name: &str) -> f64 {
+    line["extra"][name].as_f64().unwrap_or_else(|| panic!("{name}: {line}"))
+}
+
+#[test]
+fn starts_in_a_sandbox_are_measured_beside_bare_ones() {
+    let lines = quick("spawn");
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(extra(line, "sandboxed_p50_ms") > extra(line, "bare_p50_ms"), "{line}");
+    assert_eq!((extra(line, "at_once"), extra(line, "failed")), (5.0, 0.0), "{line}");
+    let goals = line["goals"].as_array().unwrap();
+    assert_eq!(goals.len(), 3, "{line}");
+    for goal in goals {
+        let holds = goal["figure"].as_f64() <= goal["at_most"].as_f64();
+        assert_eq!(goal["holds"], holds, "{goal}");
+    }
+}
+
+#[test]
+fn deploys_are_measured_until_the_agent_is_ready_and_leave_nothing_running() {
+    let lines = quick("deploy");
+    let [row, at_once] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(extra(row, "p95_ms") > 0.0 && row["p50_ms"].as_f64() > Some(0.0), "{row}");
+    assert_eq!((extra(at_once, "at_once"), extra(at_once, "failed")), (3.0, 0.0), "{at_once}");
+    assert!(extra(at_once, "at_once_ms") > 0.0, "{at_once}");
+}
+
+#[test]
+fn a_fleet_is_measured_with_the_delay_of_what_falls_silent() {
+    let lines = quick("fleet");
+    let [beats, look] = lines.as_slice() else { panic!("{lines:?}") };
+    for name in ["cpu_percent_with_servers", "resident_mb", "detected_p50_ms"] {
+        assert!(extra(beats, name) > 0.0, "{name}: {beats}");
+    }
+    assert!(extra(beats, "detected_max_ms") >= extra(beats, "detected_p50_ms"), "{beats}");
+    assert!(extra(look, "look_p99_ms") > 0.0 && extra(look, "all_silent_ms") > 0.0, "{look}");
+}

@@ -92,7 +92,12 @@ fn every_test_that_the_capabilities_name_exists() {
             "domain" => "domain/tests/it",
             of_taffrail => &format!("tests/{of_taffrail}"),
         };
-        std::fs::read_to_string(root().join(folder).join(format!("{module}.rs")))
+        let folder = root().join(folder);
+        let Ok(parts) = std::fs::read_dir(folder.join(module)) else {
+            return std::fs::read_to_string(folder.join(format!("{module}.rs")));
+        };
+        // A module of several files.
+        parts.map(|part| std::fs::read_to_string(part?.path())).collect()
     };
     let mut checked = 0;
     for row in page.lines().filter(|line| line.starts_with("| ")) {
@@ -104,7 +109,7 @@ fn every_test_that_the_capabilities_name_exists() {
                     if module.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') =>
                 {
                     source = of(parts[0], module).unwrap_or_else(|_| panic!("{name}"));
-                    rest.first().copied()
+                    rest.last().copied()
                 }
                 ["…", test] => Some(test),
                 _ => continue,
@@ -123,4 +128,13 @@ fn the_tables_are_those_of_the_migrations() {
     let checked =
         std::process::Command::new("python3").arg(script).arg("--check").output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn the_table_of_an_agents_states_is_the_one_that_decides() {
+    let page = page("lifecycle.md");
+    for state in domain::agent::AgentState::ALL {
+        let row = format!("| {} | {} |", state.as_str(), state.allowed().join(" "));
+        assert!(page.contains(&row), "docs/lifecycle.md has no row `{row}`");
+    }
 }

@@ -43,7 +43,7 @@ pub use scheduler::{
 pub use schedules::Schedules;
 pub use source::Source;
 pub use subtasks::Subtasks;
-pub use watchdog::Watchdog;
+pub use watchdog::{Signs, Watchdog};
 
 use crate::CommandEnvelope;
 

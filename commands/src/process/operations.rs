@@ -303,7 +303,7 @@ pub(in crate::process) fn control_word(happened: &AgentEvent) -> Option<&'static
         AgentEvent::ForceStopped(_) | AgentEvent::Retired(_) | AgentEvent::Restarted(_) => {
             Some("stop")
         }
-        AgentEvent::Woken(_) => Some("wake"),
+        AgentEvent::Woken(_) | AgentEvent::RoundBegun(_) => Some("wake"),
         AgentEvent::Registered(_)
         | AgentEvent::Reconnected(_)
         | AgentEvent::Updated(_)
@@ -318,6 +318,7 @@ pub(in crate::process) fn control_word(happened: &AgentEvent) -> Option<&'static
         | AgentEvent::Quarantined(_)
         | AgentEvent::HandedBack(_)
         | AgentEvent::Drifted(_)
+        | AgentEvent::RoundEnded(_)
         | AgentEvent::Ignored(_) => None,
     }
 }

@@ -242,6 +242,8 @@ impl Roster {
             | AgentEvent::RestartScheduled(_)
             | AgentEvent::HandedBack(_)
             | AgentEvent::Drifted(_)
+            | AgentEvent::RoundBegun(_)
+            | AgentEvent::RoundEnded(_)
             | AgentEvent::Ignored(_) => {
                 facts.state = state_after(Some(facts.state), happened).unwrap_or(facts.state);
                 return Some(id);

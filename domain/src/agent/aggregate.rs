@@ -6,8 +6,9 @@ use uuid::Uuid;
 use super::command::*;
 use super::event::*;
 use super::observation::*;
+use super::round::*;
 use super::state::AgentState;
-use crate::decide::{Facts, Refusal, operation_id};
+use crate::decide::{Facts, Refusal, Timestamp, operation_id};
 use crate::ids::OperationId;
 use crate::problem::Code;
 use crate::task::TaskNoted;
@@ -89,6 +90,10 @@ pub struct Agent {
     pub generation: u32,
     /// The operation under way, one at a time.
     pub operation: Option<OperationId>,
+    /// Rounds that it was told to begin.
+    pub rounds: u64,
+    /// When the open one began.
+    pub round_since: Option<Timestamp>,
 }
 
 impl Agent {
@@ -162,6 +167,29 @@ impl Agent {
                 operation_id: operation,
             }),
             C::ForceStop(why) => E::ForceStopped(asked(why)),
+            C::BeginRound(_) if self.round_since.is_some() => return Ok(vec![]),
+            C::BeginRound(begin) => {
+                let round = self.rounds + 1;
+                let begun = E::RoundBegun(RoundBegun {
+                    round,
+                    at: facts.now,
+                    cause: begin.cause,
+                    reason: begin.reason.clone(),
+                    tasks: begin.tasks.clone(),
+                });
+                let sleeps = state == S::Hibernating && self.operation.is_none();
+                let reason = Some(format!("round {round}"));
+                let woken = sleeps.then(|| E::Woken(asked(&Reason { reason })));
+                return Ok([begun].into_iter().chain(woken).collect());
+            }
+            C::EndRound(done) => match self.round_since {
+                None => return Ok(vec![]),
+                Some(began_at) => E::RoundEnded(RoundEnded {
+                    round: self.rounds,
+                    began_at,
+                    summary: done.summary.clone(),
+                }),
+            },
             C::Validate(_) if state != S::Validating => return Ok(vec![]),
             C::Validate(found) => E::Validated(found.clone()),
             C::Place(_) if !self.pending => return Ok(vec![]),
@@ -213,7 +241,9 @@ impl Agent {
             self.state,
             Some(S::Validating | S::Validated | S::Deploying | S::Warming | S::Offline)
         );
-        self.managed.is_some() && self.desired != Desired::Unasked && starts
+        let phase = self.process.as_ref().and_then(|process| process.phase);
+        let ill = matches!(phase, Some(Phase::NotReady | Phase::Unhealthy));
+        self.managed.is_some() && self.desired != Desired::Unasked && (starts || ill)
     }
 
     /// What a known agent says of itself when it registers again. One that a node runs may
@@ -249,8 +279,9 @@ impl Agent {
         let ends = matches!(seen.observed_state, S::Offline | S::Failed);
         let told = matches!(state, S::Draining | S::Hibernating);
         // What it is told to do, and what its node sees, outweighs what it says of itself,
-        // but for its end.
-        if seen.observed_state == state || !ends && (told || self.is_led()) {
+        // but for its end; of the end of one that it was told to end, its node knows more.
+        let known = told && self.process.as_ref().is_some_and(Process::is_live);
+        if seen.observed_state == state || known || !ends && (told || self.is_led()) {
             return vec![];
         }
         vec![AgentEvent::Reported(AgentReported {
@@ -299,7 +330,7 @@ impl Agent {
             Phase::Warming => Some((S::Warming, detail.unwrap_or("it warms up").to_owned())),
             Phase::Ready => Some((S::Ready, detail.unwrap_or("its process runs").to_owned())),
             Phase::NotReady => {
-                Some((S::Degraded, detail.unwrap_or("its readiness probe is bad").to_owned()))
+                Some((S::Blocked, detail.unwrap_or("its readiness probe is bad").to_owned()))
             }
             Phase::Unhealthy => {
                 Some((S::Unhealthy, detail.unwrap_or("its liveness probe is bad").to_owned()))
@@ -364,6 +395,10 @@ impl Agent {
                     self.operation = None;
                 }
             }
+            E::RoundBegun(begun) => {
+                (self.rounds, self.round_since) = (begun.round, Some(begun.at));
+            }
+            E::RoundEnded(_) => self.round_since = None,
             E::Ready(_) if self.desired == Desired::Running => self.operation = None,
             E::Assessed(AssessAgent { state: AgentState::Failed, .. })
             | E::Reported(AgentReported { observed_state: AgentState::Failed, .. }) => {
@@ -436,6 +471,8 @@ pub fn state_after(before: Option<AgentState>, event: &AgentEvent) -> Option<Age
         | E::RestartScheduled(_)
         | E::HandedBack(_)
         | E::Drifted(_)
+        | E::RoundBegun(_)
+        | E::RoundEnded(_)
         | E::Ignored(_) => return before,
     })
 }
@@ -471,6 +508,7 @@ fn registered(new: &RegisterAgent) -> AgentRegistered {
         ttl_ms: new.ttl_ms,
         cost: new.cost,
         watch: new.watch,
+        rounds: new.rounds,
         led: false,
     }
 }

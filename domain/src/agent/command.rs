@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::observation::*;
+use super::round::*;
 use super::state::AgentState;
 use crate::capability::check_offered;
 use crate::json::Json;
@@ -39,6 +40,10 @@ commands! {
         Retire(Reason) = "retire",
         /// Stopped without waiting for its work.
         ForceStop(Reason) = "force_stop",
+        /// It looks for work now, as a round that is recorded.
+        BeginRound(BeginRound) = "begin_round",
+        /// Its round is over.
+        EndRound(EndRound) = "end_round",
         /// A manager found its profile in order, and no node for it yet.
         Validate(ValidateAgent) = "validate",
         /// A manager places it on a node.
@@ -110,6 +115,9 @@ pub struct RegisterAgent {
     /// When its silence is taken for a fault; what is absent stands in its profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,
+    /// When it has its rounds, if it works in rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
 }
 
 impl RegisterAgent {
@@ -128,6 +136,7 @@ impl RegisterAgent {
             ttl_ms: None,
             cost: 0,
             watch: None,
+            rounds: None,
         }
     }
 }
@@ -149,6 +158,9 @@ impl Body for RegisterAgent {
         }
         if let Some(watch) = &self.watch {
             check = watch.faults(check, "watch/");
+        }
+        if let Some(rounds) = &self.rounds {
+            check = rounds.faults(check, "rounds/");
         }
         let mut faults = check_offered(check, "capabilities", &self.capabilities, 256)
             .done()
@@ -206,6 +218,9 @@ pub struct UpdateAgent {
     /// See [`RegisterAgent::watch`]; holds at once.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,
+    /// See [`RegisterAgent::rounds`].
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
     /// See [`RegisterAgent::profile`]; holds from its next start.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub profile: Option<Json>,
@@ -226,6 +241,9 @@ impl Body for UpdateAgent {
         }
         if let Some(watch) = &self.watch {
             check = watch.faults(check, "watch/");
+        }
+        if let Some(rounds) = &self.rounds {
+            check = rounds.faults(check, "rounds/");
         }
         let capabilities = self.capabilities.as_deref().unwrap_or_default();
         let mut faults = check_offered(check, "capabilities", capabilities, 256)

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::command::is_zero;
 use super::observation::*;
+use super::round::*;
 use super::state::AgentState;
 use super::upcast::UPCASTS;
 use crate::ids::OperationId;
@@ -57,6 +58,10 @@ events! {
         HandedBack(HandBack) = "handed_back" v 1,
         /// Desired and observed state differ, or no longer do.
         Drifted(Drift) = "drifted" v 1,
+        /// It was told to look for work, as a round.
+        RoundBegun(RoundBegun) = "round_begun" v 1,
+        /// Its round is over.
+        RoundEnded(RoundEnded) = "round_ended" v 1,
         /// Something that came too late to change anything.
         Ignored(AgentIgnored) = "ignored" v 1,
     }
@@ -86,6 +91,8 @@ pub struct AgentRegistered {
     pub cost: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
     /// Its node runs it and knows how it is: its state stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub led: bool,

@@ -19,6 +19,7 @@ mod aggregate;
 mod command;
 mod event;
 mod observation;
+mod round;
 mod state;
 mod upcast;
 
@@ -26,4 +27,5 @@ pub use aggregate::{Agent, Desired, Process, state_after};
 pub use command::*;
 pub use event::*;
 pub use observation::*;
+pub use round::*;
 pub use state::AgentState;

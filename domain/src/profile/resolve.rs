@@ -90,6 +90,13 @@ pub fn resolve<'a>(
         let detail = "the profile names no command: nothing says what to start";
         return Err(Problem::new(Code::NotPossible, detail));
     }
+    // Each was checked alone; together they may contradict each other.
+    crate::macros::Body::check(&profile).map_err(|faults| Problem {
+        status: Code::NotPossible.status(),
+        kind: Code::NotPossible.uri(),
+        title: Code::NotPossible.title().into(),
+        ..Problem::invalid(faults)
+    })?;
     let name = match used {
         Use::Named(name) => Some(name.clone()),
         Use::Inline(_) => None,

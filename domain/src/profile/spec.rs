@@ -436,7 +436,12 @@ impl Profile {
             check = resources.faults(check, &at("resources/"));
         }
         if let Some(probes) = &self.probes {
-            let cut_off = self.sandbox.as_ref().is_some_and(|s| s.network == Network::None);
+            // What is left out here may stand in what it extends.
+            let network = self.sandbox.as_ref().map(|sandbox| sandbox.network);
+            let cut_off = match network {
+                Some(network) => network == Network::None,
+                None => self.extends.is_none(),
+            };
             check = probes.faults(check, &at("probes/"), cut_off);
         }
         if let Some(warm_up) = &self.warm_up {

@@ -138,6 +138,7 @@ fn each_command_leads_to_its_event_and_state() {
         ("schedule_restart", "restart_scheduled", S::Created),
         ("drift", "drifted", S::Created),
         ("observe", "ignored", S::Created),
+        ("begin_round", "round_begun", S::Created),
     ] {
         let events = when(&[registered()], command(name)).expect("accepted");
         assert_eq!(events.len(), 1);
@@ -266,7 +267,9 @@ fn a_managed_agent_goes_through_its_states_as_its_node_tells() {
         ("deploy place starting:1", S::Deploying),
         ("deploy place started:1", S::Warming),
         ("deploy place started:1 warming:1 ready:1", S::Ready),
-        ("deploy place ready:1 not_ready:1", S::Degraded),
+        ("deploy place ready:1 not_ready:1", S::Blocked),
+        // Its own word mends no probe.
+        ("deploy place ready:1 not_ready:1 mark_ready", S::Blocked),
         ("deploy place ready:1 not_ready:1 ready:1", S::Ready),
         ("deploy place ready:1 unhealthy:1", S::Unhealthy),
         ("deploy place ready:1 exited:1", S::Offline),
@@ -359,4 +362,39 @@ fn no_agent_says_what_nodes_and_managers_say() {
         assert!(by("manager:lifecycle", word).is_ok(), "{word}");
     }
     assert!(by(id, "restart").is_err_and(|code| code == Code::InProgress));
+}
+
+#[test]
+fn one_round_at_a_time_and_a_sleeper_is_woken_for_it() {
+    let (agent, events) = live("deploy place ready:1 begin_round begin_round");
+    assert_eq!((agent.rounds, agent.round_since.is_some()), (1, true));
+    let E::RoundBegun(begun) = events.last().expect("one") else { panic!("{events:?}") };
+    assert_eq!(begun.round, 1);
+    let (agent, events) = live("deploy place ready:1 begin_round end_round end_round begin_round");
+    assert_eq!(agent.rounds, 2);
+    assert_eq!(events.iter().filter(|event| event.name() == "round_ended").count(), 1);
+    let (agent, events) = live("deploy place ready:1 hibernate exited:1 begin_round");
+    assert_eq!(events[events.len() - 2].name(), "round_begun");
+    assert_eq!((agent.state, agent.pending), (Some(S::Deploying), true));
+}
+
+#[test]
+fn rounds_go_by_a_timetable_that_is_checked() {
+    let rounds = |text: &str| {
+        let body = format!(r#"{{"name":"ada","rounds":{text}}}"#);
+        C::parse("register", body.as_bytes())
+            .map(|_| ())
+            .map_err(|faults| faults[0].pointer.clone())
+    };
+    assert_eq!(rounds(r#"{"cron":"0 9 * * *","timezone":"Europe/Berlin"}"#), Ok(()));
+    for (wrong, pointer) in [
+        (r#"{"cron":"0 9 * * *","every_ms":60000}"#, "/rounds/every_ms"),
+        (r#"{"every_ms":1}"#, "/rounds/every_ms"),
+        (r#"{"cron":"x"}"#, "/rounds/cron"),
+        (r#"{"cron":"0 9 * * *","timezone":"Mars"}"#, "/rounds/timezone"),
+    ] {
+        assert_eq!(rounds(wrong), Err(pointer.to_owned()), "{wrong}");
+    }
+    let hourly = Rounds { every_ms: Some(3_600_000), ..Rounds::default() };
+    assert_eq!(hourly.next_after(at(0)), Some(at(3_600_000)));
 }

@@ -33,7 +33,8 @@ const LIVES: &[(StreamType, &str)] = &[
     ),
     (
         StreamType::Agent,
-        "register update mark_ready report drain mark_ready hibernate wake force_stop restart \
+        "register update mark_ready begin_round end_round report drain mark_ready hibernate \
+         begin_round force_stop restart \
          register retire report",
     ),
     (
@@ -337,11 +338,12 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             r#""role":"coder","capabilities":["rust"],"labels":["gpu"],"slots":4,
             "memory_context":"likes tests","profile":{"command":["run"]},"version":"1.2.3",
             "endpoint":"http://localhost:9","ttl_ms":5000,"cost":7,
-            "watch":{"unhealthy_after_ms":5000,"stall_ms":60000}"#
+            "watch":{"unhealthy_after_ms":5000,"stall_ms":60000},
+            "rounds":{"cron":"0 9 * * 1-5","timezone":"Europe/Berlin","on":["task.failed"]}"#
         }
         (StreamType::Agent, "update") => {
             r#""role":"lead","capabilities":["review"],"labels":{"a":"b"},"memory_context":"m",
-            "watch":{"restart_after_ms":5000},"profile":"large""#
+            "watch":{"restart_after_ms":5000},"profile":"large","rounds":{"every_ms":60000}"#
         }
         (
             StreamType::Agent,
@@ -354,6 +356,10 @@ fn full(kind: StreamType, name: &str) -> &'static str {
             {"node_id":"0192f0c0-0000-7000-8000-000000000002","name":"b","rejected":"memory"}]"#
         }
         (StreamType::Agent, "drift") => r#""observed":"exited""#,
+        (StreamType::Agent, "begin_round") => {
+            r#""cause":"schedule","reason":"it is time","tasks":["0192f0c0-0000-7000-8000-0000000000aa"]"#
+        }
+        (StreamType::Agent, "end_round") => r#""summary":"two done""#,
         (StreamType::Agent, "drain") => r#""reason":"so it was decided","timeout_ms":5000"#,
         (StreamType::Node, "register") => {
             r#""labels":{"zone":"eu"},"level":"process","runtimes":["process","docker"],
@@ -406,6 +412,8 @@ fn odd(kind: StreamType, name: &str) -> &'static str {
         | (StreamType::Profile, _)
         | (StreamType::Node, "assess") => "",
         (StreamType::Agent, "place" | "drift") => "",
+        (StreamType::Agent, "begin_round") => r#""cause":"event""#,
+        (StreamType::Agent, "end_round") => r#""summary":"ñ\n🦀""#,
         (StreamType::Node, "register") => r#""labels":["a"],"runtimes":[]"#,
         (StreamType::Operation, "accept") => r#""input":[18446744073709551617]"#,
         (StreamType::Operation, "progress") => r#""total":18446744073709551615,"message":"ñ\n🦀""#,

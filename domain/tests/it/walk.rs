@@ -169,6 +169,8 @@ fn agent_body(agent: &Agent, name: &str, pick: u64) -> Option<String> {
             format!(r#"{{"name":"{known}","profile":{{"command":["a"]}}}}"#)
         }
         "validate" => r#"{"reason":"r"}"#.into(),
+        "begin_round" => "{}".into(),
+        "end_round" => r#"{"summary":"s"}"#.into(),
         "assess" => {
             let seen: Vec<_> =
                 AgentState::ALL.into_iter().filter(|s| s.can_be_observed()).collect();

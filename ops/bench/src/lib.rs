@@ -16,6 +16,7 @@
 pub mod cell;
 pub mod commands;
 pub mod counters;
+pub mod goals;
 pub mod http;
 pub mod hw;
 pub mod limits;

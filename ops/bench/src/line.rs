@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cell::Cell;
 use crate::counters::Used;
+use crate::goals::{self, Judged};
 use crate::hw::Hw;
 use crate::load::Samples;
 
@@ -91,6 +92,9 @@ pub struct Line {
     /// Figures of this workload alone.
     #[serde(default)]
     pub extra: BTreeMap<String, f64>,
+    /// What its figures are to be, where that is a figure by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub goals: Vec<Judged>,
     /// The limit cell measured beside it.
     pub limit: Option<Limit>,
     /// The machine.
@@ -147,6 +151,7 @@ impl Line {
         let extra = names.into_iter().filter_map(|name| {
             Some((name.clone(), maybe(&|r| r.samples.extra.get(name).copied())?))
         });
+        let (params, extra) = (cell.params.json(), extra.collect());
         Self {
             bench: cell.bench.into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -155,7 +160,8 @@ impl Line {
             postgres: sitting.postgres.clone(),
             nats: sitting.nats.clone(),
             workload: cell.workload.into(),
-            params: cell.params.json(),
+            goals: goals::judge(cell.workload, &params, &extra),
+            params,
             mode: cell.mode.as_str().into(),
             unit: cell.unit.into(),
             ops_per_s: mid(&rate),
@@ -178,7 +184,7 @@ impl Line {
             fsyncs_per_s: maybe(&|r| r.used.fsyncs_per_s),
             acknowledged: (!cell.counted.is_empty()).then(|| sum(&|r| r.samples.acknowledged)),
             recorded: (!cell.counted.is_empty()).then(|| sum(&|r| r.recorded.unwrap_or_default())),
-            extra: extra.collect(),
+            extra,
             limit: None,
             hw: sitting.hw.clone(),
         }

@@ -31,6 +31,22 @@ pub fn row(line: &Line) -> Vec<String> {
     ]
 }
 
+/// The headers of [`goals`].
+pub const GOAL_HEADERS: [&str; 5] = ["WORKLOAD", "TARGET", "AT MOST", "MEASURED", "HOLDS"];
+
+/// A line's targets that are figures by themselves.
+pub fn goals(line: &Line) -> impl Iterator<Item = Vec<String>> {
+    line.goals.iter().map(|goal| {
+        vec![
+            line.workload.clone(),
+            goal.what.clone(),
+            thousands(goal.at_most),
+            thousands(goal.figure),
+            if goal.holds { "yes" } else { "NO" }.into(),
+        ]
+    })
+}
+
 /// A number that people can read: `12,345`; small ones keep their digits.
 #[must_use]
 pub fn thousands(figure: f64) -> String {

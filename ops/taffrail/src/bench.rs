@@ -49,6 +49,9 @@ pub async fn run(globals: &Globals, args: BenchArgs) -> anyhow::Result<()> {
         Some(BenchVerb::Fanout(plan)) => (only(everything(), verb("fanout")), plan),
         Some(BenchVerb::Query(plan)) => (only(everything(), verb("query")), plan),
         Some(BenchVerb::Report(args)) => return report(&args),
+        Some(BenchVerb::Spawn(plan)) => (only(everything(), verb("spawn")), plan),
+        Some(BenchVerb::Deploy(plan)) => (only(everything(), verb("deploy")), plan),
+        Some(BenchVerb::Fleet(plan)) => (only(everything(), verb("fleet")), plan),
         Some(BenchVerb::Restart(plan)) => (only(everything(), verb("restart")), plan),
     };
     let cells = narrowed(cells, &plan)?;
@@ -157,7 +160,14 @@ fn append(path: &Path, lines: &[Line]) -> anyhow::Result<()> {
 fn print(globals: &Globals, lines: &[Line]) -> anyhow::Result<()> {
     let out = globals.printer();
     let text = match globals.output {
-        Output::Table => out.table(&table::HEADERS, lines.iter().map(table::row)),
+        Output::Table => {
+            let mut text = out.table(&table::HEADERS, lines.iter().map(table::row));
+            if lines.iter().any(|line| !line.goals.is_empty()) {
+                text.push('\n');
+                text += &out.table(&table::GOAL_HEADERS, lines.iter().flat_map(table::goals));
+            }
+            text
+        }
         Output::Json | Output::Jsonl | Output::Yaml => {
             let each: Result<Vec<String>, _> = lines.iter().map(serde_json::to_string).collect();
             each?.iter().map(|line| format!("{line}\n")).collect()

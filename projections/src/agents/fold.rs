@@ -1,7 +1,8 @@
 //! What each event makes of an agent's row.
 
 use domain::agent::{
-    AgentEvent, AgentRegistered, AgentState, Drift, DriftState, ObserveAgent, Phase, state_after,
+    AgentEvent, AgentRegistered, AgentState, Drift, DriftState, ObserveAgent, Phase, Rounds,
+    state_after,
 };
 use domain::crew::CrewEvent;
 use domain::profile::{Resources, Watch};
@@ -10,7 +11,7 @@ use domain::{CrewId, Event, Json, Recorded, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::view::ProcessView;
+use super::view::{ProcessView, RoundView};
 
 use crate::engine::{Cell, Column, ColumnKind, Projection};
 use crate::tasks::{label_terms, search_text};
@@ -64,6 +65,12 @@ pub struct AgentRow {
     pub tier: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_round_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_round: Option<RoundView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,7 +127,7 @@ impl Projection for Agents {
                     (_, None) => return None,
                     (_, Some(row)) => row,
                 };
-                row.apply(event);
+                row.apply(event, recorded.occurred_at);
                 row.updated_at = recorded.occurred_at;
                 row.stream_version = recorded.version;
                 row.position = recorded.position;
@@ -183,6 +190,9 @@ impl AgentRow {
             reserved: None,
             tier: None,
             restart_at: None,
+            rounds: None,
+            next_round_at: None,
+            last_round: None,
             drift: None,
             crew_id: None,
             created_at: recorded.occurred_at,
@@ -191,16 +201,16 @@ impl AgentRow {
             position: recorded.position,
             created: recorded.position,
         };
-        row.describe(new);
+        row.describe(new, recorded.occurred_at);
         row
     }
 
-    fn apply(&mut self, event: &AgentEvent) {
+    fn apply(&mut self, event: &AgentEvent, at: Timestamp) {
         use AgentEvent as E;
         match event {
-            E::Registered(new) => self.describe(new),
+            E::Registered(new) => self.describe(new, at),
             E::Reconnected(new) => {
-                self.describe(new);
+                self.describe(new, at);
                 if !new.led {
                     self.observed_state = None;
                 }
@@ -221,6 +231,10 @@ impl AgentRow {
                 self.cost = changes.cost.unwrap_or(self.cost);
                 self.memory_context = changes.memory_context.or(self.memory_context.take());
                 self.watch = changes.watch.or(self.watch.take());
+                if let Some(rounds) = changes.rounds {
+                    self.next_round_at = rounds.next_after(at);
+                    self.rounds = Some(rounds);
+                }
                 if let Some(profile) = changes.profile {
                     self.profile = profile;
                 }
@@ -277,6 +291,23 @@ impl AgentRow {
             E::Drifted(drift) => {
                 self.drift = Some(drift.clone()).filter(|d| d.state != DriftState::Healed);
             }
+            E::RoundBegun(begun) => {
+                self.next_round_at = self.rounds.as_ref().and_then(|r| r.next_after(begun.at));
+                self.last_round = Some(RoundView {
+                    round: begun.round,
+                    cause: begun.cause,
+                    reason: begun.reason.clone(),
+                    began_at: begun.at,
+                    ended_at: None,
+                    summary: None,
+                });
+            }
+            E::RoundEnded(done) => {
+                if let Some(last) = &mut self.last_round {
+                    last.ended_at = Some(at);
+                    last.summary.clone_from(&done.summary);
+                }
+            }
             E::HandedBack(_) | E::Ignored(_) => {}
         }
         self.state = state_after(Some(self.state), event).unwrap_or(self.state);
@@ -299,7 +330,7 @@ impl AgentRow {
             Phase::Starting => Some(AgentState::Deploying),
             Phase::Started | Phase::Warming => Some(AgentState::Warming),
             Phase::Ready => Some(AgentState::Ready),
-            Phase::NotReady => Some(AgentState::Degraded),
+            Phase::NotReady => Some(AgentState::Blocked),
             Phase::Unhealthy => Some(AgentState::Unhealthy),
             Phase::Terminating | Phase::Killing => self.observed_state,
             Phase::Exited | Phase::StartFailed | Phase::Lost => Some(AgentState::Offline),
@@ -312,7 +343,7 @@ impl AgentRow {
         (!process.phase.is_some_and(Phase::is_over)).then_some(process.node_id)
     }
 
-    fn describe(&mut self, new: &AgentRegistered) {
+    fn describe(&mut self, new: &AgentRegistered, at: Timestamp) {
         let new = new.clone();
         self.name = new.name;
         self.role = new.role;
@@ -326,6 +357,8 @@ impl AgentRow {
         self.version = new.version;
         self.endpoint = new.endpoint;
         self.watch = new.watch;
+        self.next_round_at = new.rounds.as_ref().and_then(|rounds| rounds.next_after(at));
+        self.rounds = new.rounds;
     }
 }
 

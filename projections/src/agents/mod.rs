@@ -14,4 +14,4 @@ pub use fleet::{CapabilityView, FleetView, HealthView, HealthWord};
 pub use fold::{AgentRow, Agents};
 pub use query::AgentFilter;
 pub(crate) use query::BY_ID;
-pub use view::{AgentView, ProcessView};
+pub use view::{AgentView, ProcessView, RoundView};

@@ -1,7 +1,7 @@
 //! The contract's Agent.
 
 use chrono::{DateTime, Utc};
-use domain::agent::{AgentState, Drift, Exit, Phase};
+use domain::agent::{AgentState, Drift, Exit, Phase, RoundCause, Rounds};
 use domain::profile::Watch;
 use domain::values::Labels;
 use domain::{AgentId, CrewId, Json, NodeId, TaskId};
@@ -29,6 +29,24 @@ pub struct ProcessView {
     pub exit: Option<Exit>,
     /// For people.
     pub detail: Option<String>,
+}
+
+/// A round of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Round)]
+pub struct RoundView {
+    /// The how-manieth.
+    pub round: u64,
+    /// What began it.
+    pub cause: RoundCause,
+    /// For people: the type of the event, or what somebody said.
+    pub reason: Option<String>,
+    /// When it began.
+    pub began_at: DateTime<Utc>,
+    /// When it ended; null while it is open.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// What it came to, where its agent said so.
+    pub summary: Option<String>,
 }
 
 /// An agent as it is shown.
@@ -89,6 +107,12 @@ pub struct AgentView {
     pub watch: Option<Watch>,
     /// When it will be started again, if it waits for that.
     pub restart_at: Option<DateTime<Utc>>,
+    /// When it has its rounds, if it works in rounds.
+    pub rounds: Option<Rounds>,
+    /// When the next one is due by its timetable.
+    pub next_round_at: Option<DateTime<Utc>>,
+    /// The last one, or the one that is open.
+    pub last_round: Option<RoundView>,
     /// Since when, and by whose fault, it is not what it should be.
     pub drift: Option<Drift>,
     /// When it was first registered.
@@ -134,6 +158,9 @@ impl AgentView {
             tier: row.tier,
             watch: row.watch,
             restart_at: row.restart_at,
+            rounds: row.rounds,
+            next_round_at: row.next_round_at,
+            last_round: row.last_round,
             drift: row.drift,
             created_at: row.created_at,
             updated_at: row.updated_at,

@@ -115,6 +115,8 @@ fn agent(event: &AgentEvent) -> String {
                 format!("for {} ms not {wish}", drift.age_ms)
             }
         },
+        E::RoundBegun(begun) => because(format!("round {} begins", begun.round), &begun.reason),
+        E::RoundEnded(done) => because(format!("round {} is over", done.round), &done.summary),
         E::Ignored(late) => because(format!("too late: {}", late.said), &Some(late.reason.clone())),
     }
 }

@@ -166,7 +166,7 @@ async fn a_flood_of_output_is_bounded_and_says_what_was_left_out() {
     managers.sees(agent, 1, Phase::Ready).await;
     let begin = Instant::now();
     until("something is left out", async || {
-        managers.lines(agent, "stdout").iter().any(|line| line.ends_with(" dropped]"))
+        managers.lines(agent, "stdout").iter().any(|line| line.ends_with(" lines dropped]"))
     })
     .await;
     let published = managers.lines(agent, "stdout").len();

@@ -285,14 +285,18 @@ impl NodeProcess {
 }
 
 impl Drop for NodeProcess {
-    /// Agents outlive their daemon, but not their test.
     fn drop(&mut self) {
-        let agents = self.dir.join("node/agents");
-        for agent in std::fs::read_dir(agents).into_iter().flatten().flatten() {
-            for run in std::fs::read_dir(agent.path()).into_iter().flatten().flatten() {
-                if let Ok(Some(handle)) = sandbox::Sandbox::adopt(&run.path()) {
-                    let _ = handle.kill();
-                }
+        end_agents(&self.dir);
+    }
+}
+
+/// Agents outlive their daemon, but not their test.
+pub fn end_agents(data_dir: &Path) {
+    let agents = data_dir.join("node/agents");
+    for agent in std::fs::read_dir(agents).into_iter().flatten().flatten() {
+        for run in std::fs::read_dir(agent.path()).into_iter().flatten().flatten() {
+            if let Ok(Some(handle)) = sandbox::Sandbox::adopt(&run.path()) {
+                let _ = handle.kill();
             }
         }
     }

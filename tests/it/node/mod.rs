@@ -2,6 +2,7 @@
 
 mod ends;
 mod fake;
+mod lives;
 mod probes;
 mod survives;
 mod whole;

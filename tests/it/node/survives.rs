@@ -29,12 +29,13 @@ async fn agents_go_on_when_their_node_is_killed_and_the_next_one_takes_them_over
     let mut node = managers.node(&dir, &[]);
     let (stays, ends) = (agent(), agent());
     managers.want(&node, stays, 1, Want::Run, &launch(COUNTING)).await;
+    let (ready, _) = managers.sees(stays, 1, Phase::Ready).await;
+    // More than may come twice.
+    until("lines come", async || numbers(&managers, stays).len() > 150).await;
     managers
         .want(&node, ends, 1, Want::Run, &launch("echo first; sleep 1; echo last; exit 5"))
         .await;
-    let (ready, _) = managers.sees(stays, 1, Phase::Ready).await;
     managers.sees(ends, 1, Phase::Ready).await;
-    until("lines come", async || numbers(&managers, stays).len() > 10).await;
     node.kill();
     let pid = ready.pid.unwrap();
     tokio::time::sleep(Duration::from_millis(1_500)).await;

@@ -8,22 +8,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::fake::{NodeProcess, alive, folder};
+use super::fake::{NodeProcess, alive, end_agents, folder};
 use crate::agents::{end_of, fresh, submit};
 use crate::support::{
     Api, Process, Product, TAFFRAIL, product, run_dir, said, start_product, until,
 };
 
 /// A node of the shared product, and what its tests ask for.
-struct Fleet {
-    product: &'static Product,
-    api: Api,
-    node: NodeProcess,
-    name: String,
+pub struct Fleet {
+    pub product: &'static Product,
+    pub api: Api,
+    pub node: NodeProcess,
+    pub name: String,
 }
 
 impl Fleet {
-    async fn new(more: &[&str]) -> Self {
+    pub async fn new(more: &[&str]) -> Self {
         let product = product().await;
         let (name, dir) = (fresh("host"), folder());
         let node = start(product, &name, &dir, more);
@@ -38,7 +38,7 @@ impl Fleet {
     }
 
     /// Describes an agent for this node; its id.
-    async fn describe(&self, name: &str, mut profile: Value, capability: &str) -> String {
+    pub async fn describe(&self, name: &str, mut profile: Value, capability: &str) -> String {
         profile["placement"] = json!({ "node": self.name });
         let body = json!({ "name": name, "profile": profile, "capabilities": [capability] });
         let (status, made) = self.api.post("/v1/agents", &body).await;
@@ -46,18 +46,18 @@ impl Fleet {
         made["id"].as_str().unwrap().to_owned()
     }
 
-    async fn command(&self, agent: &str, command: &str) {
+    pub async fn command(&self, agent: &str, command: &str) {
         let (status, answer) =
             self.api.post(&format!("/v1/agents/{agent}/{command}"), &json!({})).await;
         assert_eq!(status, 202, "{answer}");
     }
 
-    async fn get(&self, agent: &str) -> Value {
+    pub async fn get(&self, agent: &str) -> Value {
         self.api.get(&format!("/v1/agents/{agent}")).await.1
     }
 
     /// Waits until the agent is in a state in some generation.
-    async fn is(&self, agent: &str, state: &str, generation: u64) -> Value {
+    pub async fn is(&self, agent: &str, state: &str, generation: u64) -> Value {
         let mut last = Value::Null;
         let what = format!("the agent is {state} in generation {generation}");
         until(&what, async || {
@@ -69,14 +69,14 @@ impl Fleet {
     }
 
     /// An agent that was described and is ready.
-    async fn deploy(&self, name: &str, profile: Value, capability: &str) -> (String, Value) {
+    pub async fn deploy(&self, name: &str, profile: Value, capability: &str) -> (String, Value) {
         let agent = self.describe(name, profile, capability).await;
         self.command(&agent, "deploy").await;
         let ready = self.is(&agent, "ready", 1).await;
         (agent, ready)
     }
 
-    async fn retire(&self, agent: &str) {
+    pub async fn retire(&self, agent: &str) {
         self.command(agent, "retire").await;
         until("its process is gone", async || {
             self.get(agent).await["process"]["phase"] == "exited"
@@ -105,7 +105,7 @@ fn start(product: &Product, name: &str, dir: &Path, more: &[&str]) -> NodeProces
     }
 }
 
-fn pid(agent: &Value) -> u32 {
+pub fn pid(agent: &Value) -> u32 {
     agent["process"]["pid"].as_u64().unwrap() as u32
 }
 
@@ -114,7 +114,7 @@ fn kill(pid: u32) {
 }
 
 /// What a profile needs to run our own program inside.
-fn own_program() -> String {
+pub fn own_program() -> String {
     Path::new(TAFFRAIL).parent().unwrap().display().to_string()
 }
 
@@ -325,6 +325,8 @@ async fn one_command_gives_a_whole_system_with_a_node() {
     let nodes = api.request(Method::GET, "/v1/nodes").send().await.unwrap();
     let nodes: Value = nodes.json().await.unwrap();
     assert_eq!(nodes["items"][0]["state"], "online", "{nodes}");
-    assert!(product.terminate().success());
-    assert!(!alive(pid(&ready)), "everything ends with it");
+    let ended = product.terminate().success();
+    let left = alive(pid(&ready));
+    end_agents(&product.data_dir);
+    assert!(ended && !left, "everything ends with it");
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use domain::agent::{Agent, AgentEvent, AgentState, DriftState, Phase};
+use domain::agent::{Agent, AgentEvent, AgentState, DriftState, Phase, Rounds};
 use domain::node::{Capacity, Launch, Node, NodeEvent, NodeState, RegisterNode};
 use domain::profile::{Level, Profile, ProfileEvent, Resolved, Runtime, Watch, resolve, used};
 use domain::{AgentId, Code, OperationId, Problem, Recorded, TenantId, Timestamp};
@@ -87,6 +87,14 @@ pub(in crate::process) struct Life {
     /// How long its drain waits, where somebody said so.
     pub drain_ms: Option<u64>,
     pub handed_back: bool,
+    /// When it has its rounds.
+    pub rounds: Option<Rounds>,
+    /// When the next one is due by its timetable.
+    pub next_round: Option<Timestamp>,
+    /// An event asks for one: its type.
+    pub round_wanted: Option<String>,
+    /// It sleeps because it was idle, not because somebody wished so.
+    pub dozes: bool,
     /// What its drift was noted as last.
     pub drift: Option<DriftState>,
 }
@@ -137,6 +145,7 @@ impl Life {
             }
             E::Draining(asked) | E::Hibernated(asked) | E::ForceStopped(asked) => {
                 self.wish(at);
+                self.dozes = recorded.actor.starts_with("manager:");
                 self.drain_ms = asked.timeout_ms;
                 self.reason = asked.reason.clone().unwrap_or_default();
             }
@@ -180,7 +189,21 @@ impl Life {
             E::Drifted(drift) => {
                 self.drift = Some(drift.state).filter(|state| *state != DriftState::Healed);
             }
-            E::Registered(_) | E::Reconnected(_) | E::Updated(_) | E::Ignored(_) => {}
+            E::Registered(said) | E::Reconnected(said) => {
+                self.rounds.clone_from(&said.rounds);
+                self.next_round = said.rounds.as_ref().and_then(|rounds| rounds.next_after(at));
+            }
+            E::Updated(changes) => {
+                if let Some(rounds) = &changes.rounds {
+                    self.next_round = rounds.next_after(at);
+                    self.rounds = Some(rounds.clone());
+                }
+            }
+            E::RoundBegun(_) => {
+                self.next_round = self.rounds.as_ref().and_then(|rounds| rounds.next_after(at));
+                self.round_wanted = None;
+            }
+            E::RoundEnded(_) | E::Ignored(_) => {}
         }
     }
 
@@ -233,6 +256,10 @@ impl Fleet {
             cut_off: false,
             drain_ms: None,
             handed_back: false,
+            rounds: None,
+            next_round: None,
+            round_wanted: None,
+            dozes: false,
             drift: None,
         });
         let before = (life.agent.operation, life.node().filter(|_| life.is_live()));
@@ -379,6 +406,8 @@ fn ended(
             | E::RestartScheduled(_)
             | E::HandedBack(_)
             | E::Drifted(_)
+            | E::RoundBegun(_)
+            | E::RoundEnded(_)
             | E::Ignored(_) => failed(format!("overtaken by `{}`", event.name())),
         };
         all.push((over, result));
@@ -414,6 +443,8 @@ pub(in crate::process) fn operation_of(event: &AgentEvent) -> Option<(OperationI
         | E::Quarantined(_)
         | E::HandedBack(_)
         | E::Drifted(_)
+        | E::RoundBegun(_)
+        | E::RoundEnded(_)
         | E::Ignored(_) => return None,
     };
     Some((id?, kind))

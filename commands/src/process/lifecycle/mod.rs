@@ -17,10 +17,10 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use domain::agent::{AgentCommand, Phase};
+use domain::agent::{AgentCommand, AgentEvent, Phase};
 use domain::node::{AssessNode, NodeCommand, NodeState, Want};
 use domain::operation::{AcceptOperation, OperationCommand, OperationEvent, Resource};
-use domain::profile::Watch;
+use domain::profile::{Mode, Watch};
 use domain::{AgentId, Event, Outcome, Recorded, Status, TenantId, Timestamp};
 use uuid::Uuid;
 
@@ -93,6 +93,8 @@ pub(super) struct Lifecycle {
     told: HashMap<AgentId, (Uuid, u32, Option<Want>)>,
     /// Since when each agent's present process is placed, by our own clock.
     placed: HashMap<AgentId, Instant>,
+    /// Agents that have their rounds on events of a type.
+    on_events: HashMap<String, BTreeSet<AgentId>>,
     /// Operations that nobody wants any more.
     cancelled: BTreeSet<Uuid>,
     /// Nodes that are to ask what is wanted of them.
@@ -121,6 +123,7 @@ impl Default for Lifecycle {
             ended: HashMap::new(),
             told: HashMap::new(),
             placed: HashMap::new(),
+            on_events: HashMap::new(),
             cancelled: BTreeSet::new(),
             calls: BTreeSet::new(),
         }
@@ -177,7 +180,11 @@ impl Lifecycle {
             return;
         };
         let heard = life.node().and_then(|node| self.heard.get(&node));
-        let sleeps = life.agent.state == Some(domain::agent::AgentState::Hibernating);
+        // One that somebody sent to sleep, or that never took a task, no work wakes.
+        let works = self.held.idle_since(id).is_some()
+            || life.profile().is_some_and(|profile| profile.mode == Some(Mode::PerTask));
+        let sleeps =
+            life.dozes && works && life.agent.state == Some(domain::agent::AgentState::Hibernating);
         let mut look = Look {
             fleet: &self.fleet,
             usual: &self.usual,
@@ -302,6 +309,36 @@ impl Lifecycle {
         }
     }
 
+    /// Events that agents have their rounds on. Their own and the managers' words about
+    /// rounds do not count: a round would call for the next.
+    fn call_for_rounds(&mut self, recorded: &Recorded) {
+        if self.on_events.is_empty() || recorded.event_type.starts_with("round_") {
+            return;
+        }
+        let kind = format!("{}.{}", recorded.stream_type, recorded.event_type);
+        for agent in self.on_events.get(&kind).into_iter().flatten() {
+            let own = recorded.stream_id == agent.0;
+            if let Some(life) = self.fleet.agents.get_mut(agent).filter(|_| !own)
+                && life.tenant == recorded.tenant
+            {
+                life.round_wanted = Some(kind.clone());
+                self.touched.insert(*agent);
+            }
+        }
+    }
+
+    /// Which events an agent has its rounds on, as it says now.
+    fn index_rounds(&mut self, id: AgentId) {
+        for agents in self.on_events.values_mut() {
+            agents.remove(&id);
+        }
+        self.on_events.retain(|_, agents| !agents.is_empty());
+        let rounds = self.fleet.agents.get(&id).and_then(|life| life.rounds.as_ref());
+        for kind in rounds.into_iter().flat_map(|rounds| &rounds.on) {
+            self.on_events.entry(kind.clone()).or_default().insert(id);
+        }
+    }
+
     fn touch_all_on(&mut self, node: Uuid) {
         self.touched.extend(self.fleet.on(node).map(|(id, _)| id));
     }
@@ -310,6 +347,7 @@ impl Lifecycle {
 impl Manager for Lifecycle {
     fn apply(&mut self, recorded: &Recorded) {
         let id = AgentId(recorded.stream_id);
+        self.call_for_rounds(recorded);
         match recorded.event() {
             Ok(Event::Agent(event)) => {
                 if let Some((operation, kind)) = operation_of(event) {
@@ -324,6 +362,15 @@ impl Manager for Lifecycle {
                 }
                 if !self.fleet.agents.contains_key(&id) {
                     self.held.forget(id);
+                }
+                if matches!(
+                    event,
+                    AgentEvent::Registered(_)
+                        | AgentEvent::Reconnected(_)
+                        | AgentEvent::Updated(_)
+                        | AgentEvent::Retired(_)
+                ) {
+                    self.index_rounds(id);
                 }
                 self.touched.insert(id);
                 self.reopened |= had_room && !self.fleet.agents.get(&id).is_some_and(Life::is_live);

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use chrono::TimeDelta;
 use domain::agent::{
-    AgentCommand, AgentState, AssessAgent, Desired, Drift, DriftOwner, DriftState, HandBack,
-    ObserveAgent, Phase, PlaceAgent, QuarantineAgent, Reason, ScheduleRestart, ValidateAgent,
+    AgentCommand, AgentState, AssessAgent, BeginRound, Desired, Drift, DriftOwner, DriftState,
+    EndRound, HandBack, MAX_ROUND_TASKS, ObserveAgent, Phase, PlaceAgent, QuarantineAgent, Reason,
+    RoundCause, ScheduleRestart, ValidateAgent,
 };
 use domain::node::{Launch, Want};
 use domain::profile::{Profile, Restart, RestartPolicy, Stop, Watch};
@@ -23,6 +24,8 @@ const DRIFT_AFTER: TimeDelta = TimeDelta::seconds(10);
 const ESCALATE_AFTER: TimeDelta = TimeDelta::seconds(120);
 /// Beyond the grace, for a node that does not say that a process has ended.
 const NODE_ANSWERS_WITHIN: TimeDelta = TimeDelta::seconds(10);
+/// Without a task for so long, a round is over.
+const ROUND_QUIET: TimeDelta = TimeDelta::seconds(5);
 /// How long an agent may be unhealthy before it is restarted, when nobody said so.
 const RESTART_AFTER: TimeDelta = TimeDelta::seconds(60);
 
@@ -62,6 +65,7 @@ pub(super) struct Look<'a> {
 impl Look<'_> {
     /// Asks for what is due.
     pub fn take(&mut self) {
+        self.mind_rounds();
         if self.life.agent.managed.is_none() && self.life.agent.process.is_none() {
             return;
         }
@@ -80,6 +84,31 @@ impl Look<'_> {
             Desired::Stopped => self.write_off(),
         }
         self.mind_drift();
+    }
+
+    /// Rounds begin when they are due, and end when nothing is left in the agent's hands.
+    fn mind_rounds(&mut self) {
+        let Some(state) = self.life.agent.state else { return };
+        if let Some(since) = self.life.agent.round_since {
+            let idle = self.held.idle_since(self.id).unwrap_or(since).max(since);
+            if self.held.count(self.id) == 0 && self.is_due(idle + ROUND_QUIET) {
+                self.ask("end_round", AgentCommand::EndRound(EndRound { summary: None }));
+            }
+            return;
+        }
+        if !state.allowed().contains(&"begin_round") {
+            return;
+        }
+        let event = self.life.round_wanted.clone();
+        let due = self.life.next_round.is_some_and(|at| self.is_due(at));
+        let (cause, reason) = match event {
+            Some(event) => (RoundCause::Event, Some(event)),
+            None if due => (RoundCause::Schedule, None),
+            None => return,
+        };
+        let tasks = self.held.of(self.id).take(MAX_ROUND_TASKS).collect();
+        let begin = BeginRound { cause, reason, tasks };
+        self.ask("begin_round", AgentCommand::BeginRound(begin));
     }
 
     fn ask(&mut self, word: &'static str, command: AgentCommand) {

@@ -58,7 +58,9 @@ pub fn plots(sheet: &Sheet) -> Vec<(&'static str, String)> {
             .cells
             .iter()
             .filter(|line| line.mode == mode && line.p50_ms.is_some())
-            .filter(|line| !["overload", "slow", "W7"].contains(&line.workload.as_str()))
+            .filter(|line| {
+                !["overload", "slow", "W7", "L2", "L3"].contains(&line.workload.as_str())
+            })
             .take(MOST_CURVES)
             .collect();
         if !lines.is_empty() {

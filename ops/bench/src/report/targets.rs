@@ -1,6 +1,7 @@
 //! The targets and how this machine stands to them.
 
 use super::sheet::Sheet;
+use crate::goals::GOALS;
 use crate::line::Line;
 use crate::table::thousands;
 
@@ -175,6 +176,11 @@ pub fn rows(sheet: &Sheet) -> Vec<Row> {
     ] {
         let what = format!("Stuck consumers (100 SSE, 100 WebSocket, 1 durable): {words}");
         rows.push(figure(what, Goal::AtMost(goal), extra(slow, name)));
+    }
+    for goal in GOALS {
+        let line = sheet.cell(goal.workload, &[goal.param]);
+        let what = format!("{} {}", goal.workload, goal.what);
+        rows.push(figure(what, Goal::AtMost(goal.at_most), extra(line, goal.figure)));
     }
     rows
 }

@@ -2,6 +2,10 @@
 
 mod beside;
 mod fill;
+mod l1;
+mod l2;
+mod l3;
+mod l3_look;
 mod many;
 mod overload;
 mod s1;
@@ -44,5 +48,9 @@ pub fn all() -> Vec<Cell> {
     cells.extend(overload::cells());
     cells.extend(slow::cells());
     cells.extend(s1::cells());
+    cells.extend(l1::cells());
+    cells.extend(l2::cells());
+    cells.extend(l3::cells());
+    cells.extend(l3_look::cells());
     cells
 }

@@ -52,6 +52,49 @@ pub fn cells() -> Vec<Cell> {
     cells
 }
 
+/// Where and when an event was recorded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    pub position: u64,
+    /// Its place in its stream.
+    pub version: u64,
+    pub time: Timestamp,
+}
+
+/// An event as a manager in the processor's own process gets it.
+pub(super) fn recorded(
+    tenant: &TenantId,
+    stream: Uuid,
+    at: At,
+    event: &Event,
+    actor: &str,
+) -> Recorded {
+    let recorded = Recorded {
+        position: at.position,
+        epoch: 1,
+        tenant: tenant.clone(),
+        stream_type: event.stream_type(),
+        stream_id: stream,
+        version: at.version,
+        event_type: event.name().into(),
+        schema_version: event.schema_version(),
+        event_id: Uuid::nil(),
+        command_id: Uuid::nil(),
+        actor: actor.into(),
+        correlation_id: None,
+        causation_position: None,
+        trace: None,
+        occurred_at: at.time,
+        recorded_at: at.time,
+        payload: event.payload().into(),
+        hash: [0; 32],
+        decoded: Default::default(),
+    };
+    // Read already, as what comes from the processor of the same process.
+    let _ = recorded.event();
+    recorded
+}
+
 /// A log that nobody keeps: events are made, folded and dropped.
 struct Fleet {
     trial: Trial,
@@ -99,31 +142,8 @@ impl Fleet {
     }
 
     fn recorded(&self, stream: Uuid, version: u64, event: &Event, actor: &str) -> Recorded {
-        let now = self.now();
-        let recorded = Recorded {
-            position: self.position,
-            epoch: 1,
-            tenant: self.tenant.clone(),
-            stream_type: event.stream_type(),
-            stream_id: stream,
-            version,
-            event_type: event.name().into(),
-            schema_version: event.schema_version(),
-            event_id: Uuid::nil(),
-            command_id: Uuid::nil(),
-            actor: actor.into(),
-            correlation_id: None,
-            causation_position: None,
-            trace: None,
-            occurred_at: now,
-            recorded_at: now,
-            payload: event.payload().into(),
-            hash: [0; 32],
-            decoded: Default::default(),
-        };
-        // Read already, as what comes from the processor of the same process.
-        let _ = recorded.event();
-        recorded
+        let at = At { position: self.position, version, time: self.now() };
+        recorded(&self.tenant, stream, at, event, actor)
     }
 
     fn agent(n: u64) -> AgentId {

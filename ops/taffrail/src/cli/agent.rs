@@ -42,6 +42,8 @@ pub enum AgentVerb {
     Wake(Command),
     /// Start it again
     Restart(Command),
+    /// Have it look for work now, as a round that is recorded
+    Round(Command),
     /// Start many again, a few at a time
     RestartAll(Box<RestartAllArgs>),
     /// End it at once
@@ -175,6 +177,14 @@ pub async fn run(app: &App, verb: AgentVerb) -> Result<(), Failure> {
         }
         AgentVerb::Hibernate(command) => send(app, "hibernate", command).await,
         AgentVerb::Wake(command) => send(app, "wake", command).await,
+        AgentVerb::Round(command) => {
+            let client = app.client()?;
+            let id = find(&client, &command.agent).await?;
+            let body = json!({ "reason": command.reason });
+            let answer = client.command_agent(id, "begin_round", &body).await?;
+            let name = printable(&command.agent, false);
+            app.out.show(&answer, |_| format!("a round of {name} has begun\n"))
+        }
         AgentVerb::Stop(command) => send(app, "force_stop", command).await,
         AgentVerb::RestartAll(args) => restart_all(app, *args).await,
         AgentVerb::Health => health(app).await,

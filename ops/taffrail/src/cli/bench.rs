@@ -21,7 +21,8 @@ pub struct BenchArgs {
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchVerb {
-    /// Workloads by name: W1a W1b W1c W2a … W7, S1 (scheduler decisions), or all
+    /// Workloads by name: W1a W1b W1c W2a … W7, S1 (scheduler decisions), L1 … L3 (agents), or
+    /// all
     Run(Selection),
     /// What the machine could do at all: disk, PostgreSQL, NATS, HTTP without the product
     Limits(PlanArgs),
@@ -43,6 +44,12 @@ pub enum BenchVerb {
     Query(PlanArgs),
     /// W7: from the start to the first accepted command, and memory
     Restart(PlanArgs),
+    /// L1: starts in a sandbox, beside bare ones
+    Spawn(PlanArgs),
+    /// L2: from deploy to ready, through a node
+    Deploy(PlanArgs),
+    /// L3: 10,000 agents that send heartbeats, and the watchdog's look at them
+    Fleet(PlanArgs),
     /// Write a report from lines of JSON: targets, limits, cells, plots
     Report(ReportArgs),
 }
