@@ -19,6 +19,19 @@ const ONE_AT_A_TIME: [&str; 5] = ["deploy", "drain", "hibernate", "wake", "resta
 /// How the names of process managers begin.
 const MANAGER: &str = "manager:";
 
+/// What nodes and managers alone say of an agent: whoever may place one decides what is run
+/// on a node.
+const NOT_AGENTS: [&str; 8] = [
+    "validate",
+    "place",
+    "observe",
+    "assess",
+    "schedule_restart",
+    "quarantine",
+    "hand_back",
+    "drift",
+];
+
 /// What is wanted of an agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +110,10 @@ impl Agent {
         use AgentEvent as E;
         use AgentState as S;
 
+        if facts.actor.starts_with("agent:") && NOT_AGENTS.contains(&command.name()) {
+            let detail = format!("`{}` is not for agents to say", command.name());
+            return Err(Refusal::new(Code::Forbidden, detail));
+        }
         let Some(state) = self.state else {
             let C::Register(new) = command else {
                 return Err(Refusal::unknown("agent"));
@@ -234,6 +251,8 @@ impl Agent {
     fn reconnected(&self, new: &RegisterAgent) -> AgentRegistered {
         let mut said = registered(new);
         let Some(known) = self.managed.as_deref() else { return said };
+        said.led =
+            self.desired != Desired::Unasked && self.process.as_ref().is_some_and(Process::is_live);
         if !said.profile.is_null() {
             return said;
         }
@@ -246,8 +265,6 @@ impl Agent {
             said.labels = known.labels.clone();
         }
         said.memory_context = said.memory_context.or_else(|| known.memory_context.clone());
-        said.led =
-            self.desired != Desired::Unasked && self.process.as_ref().is_some_and(Process::is_live);
         said
     }
 

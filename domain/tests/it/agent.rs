@@ -333,6 +333,38 @@ fn what_a_started_process_leaves_out_of_its_registration_stays() {
 }
 
 #[test]
+fn a_running_agent_that_names_its_profile_again_stays_as_its_node_sees_it() {
+    let (agent, mut events) = live("deploy place ready:1");
+    let said = RegisterAgent {
+        profile: Json::parse(r#"{"command":["other"]}"#).expect("JSON"),
+        ..RegisterAgent::named("ada")
+    };
+    events.extend(when(&events, C::Register(said)).expect("accepted"));
+    let after = events.iter().fold(Agent::default(), |mut agent, event| {
+        agent.apply(event);
+        agent
+    });
+    assert_eq!((after.state, after.process), (Some(S::Ready), agent.process));
+    let profile = after.managed.expect("a profile").profile;
+    assert_eq!(profile.as_str(), r#"{"command":["other"]}"#);
+}
+
+#[test]
+fn no_agent_says_what_nodes_and_managers_say() {
+    let (agent, _) = live("deploy");
+    let by = |actor: &str, word: &str| {
+        let facts = domain::Facts::new(at(1), actor);
+        agent.decide(&command(word), &facts).map_err(|refusal| refusal.code)
+    };
+    let id = "agent:00000000-0000-0000-0000-000000000001";
+    for word in ["validate", "place", "assess", "schedule_restart", "quarantine"] {
+        assert_eq!(by(id, word), Err(Code::Forbidden), "{word}");
+        assert!(by("manager:lifecycle", word).is_ok(), "{word}");
+    }
+    assert!(by(id, "restart").is_err_and(|code| code == Code::InProgress));
+}
+
+#[test]
 fn one_round_at_a_time_and_a_sleeper_is_woken_for_it() {
     let (agent, events) = live("deploy place ready:1 begin_round begin_round");
     assert_eq!((agent.rounds, agent.round_since.is_some()), (1, true));

@@ -744,3 +744,26 @@ fn an_answer_to_a_node_fits_into_a_message_and_the_rest_follows() {
     }
     assert_eq!(rounds, [(4, true), (6, false)]);
 }
+
+#[test]
+fn a_round_awaits_what_is_under_way_for_an_agent_and_passes_over_who_left() {
+    use super::work::{Next, Selection};
+    use domain::{Code, OperationId, Problem};
+    let mut world = World::new(1, 0, 1);
+    let agent = world.agents[0];
+    world.tell(agent.0, AgentCommand::Deploy(Default::default()), "operator");
+    world.managers();
+    let operation = world.state(agent).operation.expect("under way");
+    let busy = Problem::new(Code::InProgress, "under way");
+    let busy = Problem { conflicting_id: Some(operation.0), ..busy };
+    let other = Problem::new(Code::IllegalTransition, "not now");
+    let all = Selection::default();
+    let next = |world: &World, problem: &Problem| {
+        world.lifecycle.lock().after_refusal(&all, agent, problem)
+    };
+    assert_eq!(next(&world, &busy), Next::Await(OperationId(operation.0)));
+    assert_eq!(next(&world, &other), Next::GiveUp);
+    world.tell(agent.0, AgentCommand::Retire(Default::default()), "operator");
+    world.managers();
+    assert_eq!(next(&world, &other), Next::PassOver);
+}

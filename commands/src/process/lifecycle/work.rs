@@ -25,6 +25,8 @@ pub const NODE_DRAIN: &str = "node.drain";
 const ACTOR: &str = "operator:rolling";
 /// Agents that may be on their way at once, when nobody said so.
 const AT_ONCE: u32 = 1;
+/// Operations of others that a round awaits for one agent.
+const MOST_TURNS: u32 = 10;
 
 /// What takes its time: the kinds of operations that agents' events begin.
 const LONG: [&str; 7] = [
@@ -118,6 +120,20 @@ impl super::Lifecycle {
             Some(Ok(())) | None => Ok(picture(agent, life)),
         };
         (Some(result), words)
+    }
+
+    /// What a round does about an agent that would not be restarted.
+    pub(super) fn after_refusal(
+        &self,
+        which: &Selection,
+        agent: AgentId,
+        problem: &Problem,
+    ) -> Next {
+        if !self.fleet.agents.get(&agent).is_some_and(|life| which.has(agent, life)) {
+            return Next::PassOver;
+        }
+        let other = problem.conflicting_id.filter(|_| problem.code() == Some(Code::InProgress));
+        other.map_or(Next::GiveUp, |other| Next::Await(OperationId(other)))
     }
 
     /// Agents of a selection: the managed ones that should run.
@@ -275,18 +291,7 @@ async fn roll(session: &Arc<Session>, errand: &Errand, which: &Selection) -> Res
         let _ = errand.progress.try_send(OperationProgress { done, total: Some(total), message });
     };
     tell(0, format!("{total} agents, {at_once} at a time"));
-    let one = |agent: AgentId| async move {
-        let id = command_id(agent.0, ACTOR, format_args!("{}:restart", errand.id));
-        let why = which.reason.clone().unwrap_or_else(|| errand.accepted.kind.clone());
-        let restart = AgentCommand::Restart(Reason { reason: Some(why) });
-        let outcome = errand.executor.execute(envelope(errand, agent.0, restart, id)).await;
-        let decision = outcome.decision();
-        if let Some(problem) = &decision.problem {
-            return (agent, Err(problem.clone()));
-        }
-        session.folded_to(decision.position).await;
-        (agent, wait(session, operation_id(id), agent, |_| {}).await)
-    };
+    let one = |agent: AgentId| async move { (agent, turn(session, errand, which, agent).await) };
     let (mut done, mut failed) = (0u64, BTreeMap::new());
     let mut under_way = stream::iter(chosen).map(one).buffer_unordered(at_once);
     while let Some((agent, result)) = under_way.next().await {
@@ -303,6 +308,50 @@ async fn roll(session: &Arc<Session>, errand: &Errand, which: &Selection) -> Res
         return Err(Problem::new(Code::NotPossible, detail));
     }
     Ok(Json::of(&serde_json::json!({ "agents": total })))
+}
+
+/// Restarts one agent of a round, after what somebody else has under way for it.
+async fn turn(
+    session: &Arc<Session>,
+    errand: &Errand,
+    which: &Selection,
+    agent: AgentId,
+) -> Result<Json, Problem> {
+    let mut refused = not_here();
+    for nth in 0..MOST_TURNS {
+        let word = if nth == 0 { String::new() } else { format!(":{nth}") };
+        let id = command_id(agent.0, ACTOR, format_args!("{}:restart{word}", errand.id));
+        let why = which.reason.clone().unwrap_or_else(|| errand.accepted.kind.clone());
+        let restart = AgentCommand::Restart(Reason { reason: Some(why) });
+        let outcome = errand.executor.execute(envelope(errand, agent.0, restart, id)).await;
+        let decision = outcome.decision();
+        let Some(problem) = &decision.problem else {
+            session.folded_to(decision.position).await;
+            return wait(session, operation_id(id), agent, |_| {}).await;
+        };
+        let head = *session.source.watch().borrow();
+        session.folded_to(head).await;
+        let next = session.lifecycle.lock().after_refusal(which, agent, problem);
+        match next {
+            Next::PassOver => return Ok(Json::null()),
+            // However it ends: what the agent is then is looked at anew.
+            Next::Await(other) => drop(wait(session, other, agent, |_| {}).await),
+            Next::GiveUp => return Err(problem.clone()),
+        }
+        refused = problem.clone();
+    }
+    Err(refused)
+}
+
+/// What a round does about an agent that would not be restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is none of those that the round is about any more.
+    PassOver,
+    /// Somebody else's operation is under way for it.
+    Await(OperationId),
+    /// It cannot be restarted.
+    GiveUp,
 }
 
 fn envelope(
