@@ -123,6 +123,6 @@ fn a_fleet_is_measured_with_the_delay_of_what_falls_silent() {
     for name in ["cpu_percent_with_servers", "resident_mb", "detected_p50_ms"] {
         assert!(extra(beats, name) > 0.0, "{name}: {beats}");
     }
-    assert!(extra(beats, "detected_max_ms") >= extra(beats, "detected_p50_ms"), "{beats}");
+    assert!(extra(beats, "shown_max_ms") >= extra(beats, "detected_p50_ms"), "{beats}");
     assert!(extra(look, "look_p99_ms") > 0.0 && extra(look, "all_silent_ms") > 0.0, "{look}");
 }

@@ -2,11 +2,11 @@
 //! core NATS, and what that costs the product.
 //!
 //! Then some of them, whose silence counts after 3 s, fall silent: the delay from that
-//! threshold until the list of unhealthy agents has them.
+//! threshold until it is in the log, and until the list of unhealthy agents has them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::commands::Ids;
 use anyhow::{Context as _, ensure};
@@ -81,13 +81,15 @@ async fn run(context: Context) -> anyhow::Result<Samples> {
 
     watched.cancel();
     let last = few.await??;
-    let mut delays = detected(&target, &last).await?;
+    let mut shown = shown(&target, &last).await?;
+    let mut recorded = recorded(&target, &last).await?;
     stop.cancel();
     fleet.await??;
-    delays.sort_unstable();
+    shown.sort_unstable();
+    recorded.sort_unstable();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let max = delays.last().copied().map_or(0.0, ms);
-    let middle = delays.get(delays.len() / 2).copied().map_or(0.0, ms);
+    let max = |delays: &[Duration]| delays.last().copied().map_or(0.0, ms);
+    let middle = |delays: &[Duration]| delays.get(delays.len() / 2).copied().map_or(0.0, ms);
     let beats = (agents - WATCHED) as f64 / EVERY.as_secs_f64()
         + WATCHED as f64 / WATCHED_EVERY.as_secs_f64();
     Ok(Samples::timed((beats * window.as_secs_f64()) as u64, window)
@@ -100,8 +102,10 @@ async fn run(context: Context) -> anyhow::Result<Samples> {
         .with("resident_mb", memory)
         .with("resident_mb_nats", servers_memory)
         .with("registered_per_s", agents as f64 / registered.as_secs_f64())
-        .with("detected_p50_ms", middle)
-        .with("detected_max_ms", max))
+        .with("detected_p50_ms", middle(&recorded))
+        .with("detected_max_ms", max(&recorded))
+        .with("shown_p50_ms", middle(&shown))
+        .with("shown_max_ms", max(&shown)))
 }
 
 /// The nth agent.
@@ -217,7 +221,7 @@ async fn heard(target: &Target, agents: u64) -> anyhow::Result<()> {
 }
 
 /// Per agent: from its threshold until the list of unhealthy agents has it.
-async fn detected(target: &Target, last: &[Instant]) -> anyhow::Result<Vec<Duration>> {
+async fn shown(target: &Target, last: &[Instant]) -> anyhow::Result<Vec<Duration>> {
     let mut connection = Connection::open(&target.http, &target.token).await?;
     let begun = Instant::now();
     let (mut delays, mut seen) = (Vec::new(), BTreeSet::new());
@@ -237,6 +241,21 @@ async fn detected(target: &Target, last: &[Instant]) -> anyhow::Result<Vec<Durat
                 delays.push(delay);
             }
         }
+    }
+    Ok(delays)
+}
+
+/// Per agent: from its threshold until the log has it. The database runs by the same wall
+/// clock, on the same machine.
+async fn recorded(target: &Target, last: &[Instant]) -> anyhow::Result<Vec<Duration>> {
+    let database = target.database().await?;
+    let sql = "SELECT max(recorded_at) FROM events WHERE stream_id = $1";
+    let mut delays = Vec::new();
+    for (n, last) in (0..).zip(last) {
+        let at: SystemTime = database.query_one(sql, &[&agent(n)]).await?.get(0);
+        let since = SystemTime::now().duration_since(at).unwrap_or_default();
+        let silent = last.elapsed().saturating_sub(since);
+        delays.push(silent.saturating_sub(UNHEALTHY_AFTER));
     }
     Ok(delays)
 }
