@@ -1,5 +1,6 @@
 //! `taffrail bench` against the real thing; no figure is judged, only that it was counted.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -7,15 +8,18 @@ use serde_json::Value;
 use crate::support::{TAFFRAIL, run_dir, unique};
 
 fn bench(arguments: &[&str]) -> (bool, String, String) {
-    let folder = run_dir().join(format!("bench-{}", unique()));
+    bench_in(&run_dir().join(format!("bench-{}", unique())), arguments)
+}
+
+fn bench_in(folder: &Path, arguments: &[&str]) -> (bool, String, String) {
     let out = Command::new(TAFFRAIL)
         .arg("bench")
         .args(arguments)
         .arg("--data-dir")
-        .arg(&folder)
+        .arg(folder)
         .output()
         .unwrap();
-    let left: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().collect();
+    let left: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (out.status.success(), text(&out.stdout), text(&out.stderr))
@@ -109,7 +113,12 @@ fn starts_in_a_sandbox_are_measured_beside_bare_ones() {
 
 #[test]
 fn deploys_are_measured_until_the_agent_is_ready_and_leave_nothing_running() {
-    let lines = quick("deploy");
+    // A node's sockets lie below it, and the path of a socket has at most 107 bytes.
+    let folder = std::env::temp_dir().join(format!("tfb-{}-{}", std::process::id(), unique()));
+    let (done, out, error) = bench_in(&folder, &["deploy", "--quick", "--output", "json"]);
+    let _ = std::fs::remove_dir(&folder);
+    assert!(done, "{error}");
+    let lines = lines(&out);
     let [row, at_once] = lines.as_slice() else { panic!("{lines:?}") };
     assert!(extra(row, "p95_ms") > 0.0 && row["p50_ms"].as_f64() > Some(0.0), "{row}");
     assert_eq!((extra(at_once, "at_once"), extra(at_once, "failed")), (3.0, 0.0), "{at_once}");
