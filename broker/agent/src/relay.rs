@@ -74,7 +74,7 @@ impl Relay {
             }
             Ok(()) | Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = bind(path).map_err(failed)?;
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(path, mode).map_err(failed)?;
         let relay = self.clone();
@@ -356,5 +356,36 @@ impl Session {
         *sent += 1;
         let line = within_limit(line, std::mem::take(left_out));
         self.publish("log", line).await;
+    }
+}
+
+/// Binds a socket, however long its path: the kernel takes 107 bytes, so the folder is named
+/// by its descriptor.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return UnixListener::bind(path);
+    };
+    if !cfg!(target_os = "linux") || path.as_os_str().len() < 100 {
+        return UnixListener::bind(path);
+    }
+    let folder = std::fs::File::open(folder)?;
+    let short = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&folder));
+    UnixListener::bind(Path::new(&short).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_may_lie_deep() {
+        let deep = "deep-".repeat(20);
+        let folder = std::env::temp_dir().join(format!("relay-{}", std::process::id())).join(deep);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("agent.sock");
+        assert!(path.as_os_str().len() > 107);
+        let _listener = bind(&path).expect("a socket");
+        assert!(path.exists());
+        std::fs::remove_dir_all(folder.parent().expect("a folder")).expect("removed");
     }
 }

@@ -399,6 +399,10 @@ impl Agent {
                 (self.rounds, self.round_since) = (begun.round, Some(begun.at));
             }
             E::RoundEnded(_) => self.round_since = None,
+            // A drain that is taken back: it goes on.
+            E::Ready(_) if self.managed.is_some() && self.desired == Desired::Draining && live => {
+                (self.desired, self.operation) = (Desired::Running, None);
+            }
             E::Ready(_) if self.desired == Desired::Running => self.operation = None,
             E::Assessed(AssessAgent { state: AgentState::Failed, .. })
             | E::Reported(AgentReported { observed_state: AgentState::Failed, .. }) => {

@@ -319,7 +319,12 @@ fn one_operation_at_a_time_and_the_refusal_names_it() {
         }
         assert!(when(&events, command("force_stop")).is_ok(), "{first}");
     }
-    for over in ["deploy place ready:1", "deploy place ready:1 drain exited:1", "deploy assess"] {
+    for over in [
+        "deploy place ready:1",
+        "deploy place ready:1 drain exited:1",
+        "deploy place ready:1 drain mark_ready",
+        "deploy assess",
+    ] {
         assert_eq!(live(over).0.operation, None, "{over}");
     }
 }

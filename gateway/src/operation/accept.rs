@@ -122,10 +122,9 @@ pub(crate) async fn accept_command(
 /// operation is under way.
 async fn accept_long(app: &App, call: &Call, target: Target, command: Command) -> ApiResult {
     let (kind, name) = (command.stream_type(), command.name());
-    let body = String::from_utf8(command.body()).ok().and_then(|text| Json::parse(&text).ok());
     let envelope = call.envelope(app, target, command)?;
     let (command_id, id) = (envelope.command_id, envelope.stream_id);
-    let (expected_version, fingerprint) = (envelope.expected_version, envelope.fingerprint);
+    let fingerprint = envelope.fingerprint;
     let outcome = change::execute(app, call, envelope).await;
     let decision = outcome.decision();
     if decision.problem.is_some() {
@@ -136,17 +135,11 @@ async fn accept_long(app: &App, call: &Call, target: Target, command: Command) -
         let tenant = call.caller.tenant.clone();
         app.doors.wire.control(tenant, domain::AgentId(id), "wake").await;
     }
+    // The command is decided: what is left is to wait for what it wishes.
     let work = Work {
         kind: format!("{kind}.{name}"),
         resource: Resource { kind: kind.as_str().into(), id: id.to_string() },
-        command: Some(CommandSpec {
-            kind,
-            id,
-            command: name.into(),
-            command_id,
-            body: body.unwrap_or_default(),
-            expected_version,
-        }),
+        command: None,
         input: Json::null(),
         fingerprint,
     };
@@ -161,7 +154,7 @@ async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResu
         Command::parse(spec.kind, &spec.command, spec.body.as_str().as_bytes())
             .is_ok_and(|command| command.creates())
     });
-    let resource = work.resource.clone();
+    let (resource, work_kind) = (work.resource.clone(), work.kind.clone());
     let accept = OperationCommand::Accept(AcceptOperation {
         kind: work.kind,
         resource: work.resource,
@@ -185,7 +178,7 @@ async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResu
     // The managers may have been quicker: what an agent's event began is accepted by them
     // when its sender is late.
     let theirs = decision.problem.as_ref().and_then(Problem::code) == Some(Code::AlreadyExists)
-        && kind == Some(StreamType::Agent);
+        && work_kind.starts_with("agent.");
     if decision.problem.is_some() && !theirs {
         return Err(error::of_outcome(decision));
     }

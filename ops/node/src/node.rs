@@ -12,7 +12,7 @@ use domain::{AgentId, Code, Status};
 use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -141,17 +141,19 @@ impl Node {
         let mut ticks = interval(self.ground.options.sync_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut swept = None::<Instant>;
+        let mut asked = Instant::now();
         loop {
             let ground = Arc::clone(&self.ground);
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = ground.sync.notified() => sleep(LEAST_PAUSE).await,
+                () = ground.sync.notified() => sleep_until(asked + LEAST_PAUSE).await,
                 Some(message) = self.words.next() => match word(&message.payload) {
                     Some("sync") => {}
                     Some("stop") => return Ok(()),
                     Some(_) | None => continue,
                 },
             }
+            asked = Instant::now();
             let request = SyncRequest { boot, agents: ground.book.running() };
             match ground.link.sync(&request).await {
                 Ok(reply) => self.follow(reply).await?,

@@ -74,6 +74,12 @@ impl Look<'_> {
             Desired::Running if self.cancelled => {
                 self.assess("cancelled", AgentState::Failed, "its operation was cancelled");
             }
+            Desired::Draining if self.cancelled && self.life.is_live() => {
+                let reason = Some("its drain was cancelled".into());
+                self.ask("undrain", AgentCommand::MarkReady(Reason { reason }));
+            }
+            // The placement that was asked for is under way.
+            Desired::Running if self.life.agent.pending && self.is_being_placed() => {}
             Desired::Running if self.life.agent.pending => self.find_a_place(),
             Desired::Running if self.life.is_live() => self.keep(),
             Desired::Running => self.after_its_end(),
@@ -109,6 +115,11 @@ impl Look<'_> {
         let tasks = self.held.of(self.id).take(MAX_ROUND_TASKS).collect();
         let begin = BeginRound { cause, reason, tasks };
         self.ask("begin_round", AgentCommand::BeginRound(begin));
+    }
+
+    fn is_being_placed(&self) -> bool {
+        let asked = self.placing.get(&self.id);
+        asked.is_some_and(|(version, ..)| *version == self.life.version)
     }
 
     fn ask(&mut self, word: &'static str, command: AgentCommand) {

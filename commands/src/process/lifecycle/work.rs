@@ -276,7 +276,12 @@ impl Work for FleetWork {
                 seen = seen.max(decision.position);
             }
             session.folded_to(seen).await;
-            roll(&session, &errand, &which).await
+            let result = roll(&session, &errand, &which).await?;
+            // What was on its way to the node when the drain began has landed there since.
+            if errand.accepted.kind == NODE_DRAIN {
+                roll(&session, &errand, &which).await?;
+            }
+            Ok(result)
         })
     }
 }

@@ -70,7 +70,6 @@ async fn one_that_died_between_its_command_and_its_end_is_finished_by_the_next()
 #[tokio::test]
 async fn refusals_unknown_kinds_and_deploys_fail_with_a_reason() {
     for (kind, command, says) in [
-        ("agent.wake", Some(spec("wake")), "not possible in state created"),
         ("agent.deploy", Some(spec("deploy")), "has no profile"),
         ("tea.make", None, "no part of this installation"),
     ] {
