@@ -37,9 +37,12 @@ pub struct HealthView {
 /// The health of the fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FleetView {
-    /// Of all agents.
-    #[serde(flatten)]
-    pub all: HealthView,
+    /// Of all agents in a word.
+    pub status: HealthWord,
+    /// Agents in all.
+    pub total: u64,
+    /// How many are in each state; states without an agent are left out.
+    pub by_state: BTreeMap<String, u64>,
     /// Of those on each node, by its id.
     pub nodes: BTreeMap<String, HealthView>,
     /// Of those in each crew, by its id.
@@ -103,13 +106,13 @@ impl Queries {
         sql.with(" WHERE a.tenant = # AND a.state <> 'retired'", tenant.as_str().to_owned());
         sql.push(" GROUP BY a.state, a.node_id, a.crew_id");
         let (seen, rows) = self.select(tenant, &[Model::Agents], sql).await?;
-        let mut fleet = FleetView::default();
+        let (mut fleet, mut all) = (FleetView::default(), HealthView::default());
         for row in &rows {
             let state: &str = row.try_get(FIRST)?;
             let node: Option<String> = row.try_get(FIRST + 1)?;
             let crew: Option<Uuid> = row.try_get(FIRST + 2)?;
             let count = position_of(row, FIRST + 3)?;
-            fleet.all.add(state, count);
+            all.add(state, count);
             if let Some(node) = node {
                 fleet.nodes.entry(node).or_default().add(state, count);
             }
@@ -117,7 +120,8 @@ impl Queries {
                 fleet.crews.entry(crew.to_string()).or_default().add(state, count);
             }
         }
-        fleet.all.judge();
+        all.judge();
+        (fleet.status, fleet.total, fleet.by_state) = (all.status, all.total, all.by_state);
         fleet.nodes.values_mut().chain(fleet.crews.values_mut()).for_each(HealthView::judge);
         fleet.position = seen.position;
         Ok(seen.answer(fleet))
