@@ -18,6 +18,14 @@ async fn with(fault: &str, faults: &[Fault]) -> Report {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_before_the_flush_is_found() {
+    // Whether a kill falls between an answer and its flush is a matter of chance: most runs
+    // have one, not all.
+    for _ in 0..4 {
+        let report = with(Planted::AcksBeforeFlush.name(), &[Postgres; 3]).await;
+        if report.shows(&[Rule::Lost]) {
+            return;
+        }
+    }
     let report = with(Planted::AcksBeforeFlush.name(), &[Postgres; 3]).await;
     report.must_show(&[Rule::Lost]);
 }

@@ -39,11 +39,15 @@ impl Report {
         assert!(self.violations.is_empty(), "\n{}", checker::told(&self.violations));
     }
 
+    /// Whether a planted fault was found.
+    pub fn shows(&self, rules: &[Rule]) -> bool {
+        self.violations.iter().any(|violation| rules.contains(&violation.rule))
+    }
+
     /// Fails the test where a planted fault was not found.
     pub fn must_show(&self, rules: &[Rule]) {
         let told = checker::told(&self.violations);
-        let shown = self.violations.iter().any(|violation| rules.contains(&violation.rule));
-        assert!(shown, "the planted fault was not found by {rules:?}\n{told}");
+        assert!(self.shows(rules), "the planted fault was not found by {rules:?}\n{told}");
         println!("found:\n{told}");
     }
 }
