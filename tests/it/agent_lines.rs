@@ -253,7 +253,9 @@ async fn progress_that_nobody_heard_is_told_before_the_answer() {
     let api = Api::new(&product.http, &product.token);
     let (_, events) = api.get(&format!("/v1/events?stream={id}")).await;
     let kinds = events["items"].as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap());
-    let kinds: Vec<_> = kinds.filter_map(|kind| kind.split('.').nth(3)).collect();
+    // A slow machine extends the lease in between.
+    let kinds = kinds.filter_map(|kind| kind.split('.').nth(3));
+    let kinds: Vec<_> = kinds.filter(|kind| *kind != "lease_extended").collect();
     assert_eq!(kinds[kinds.len() - 2..], ["progressed", "completed"], "{kinds:?}");
     control.drain(None);
     assert_eq!(running.await.unwrap().unwrap(), agent::Ended::Drained);

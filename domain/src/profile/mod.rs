@@ -6,6 +6,7 @@
 //! Invariant: the id of a profile's stream follows from tenant and name ([`profile_id`]).
 
 mod aggregate;
+mod check;
 mod probe;
 mod resolve;
 mod spec;

@@ -126,7 +126,7 @@ pub async fn command_node(
         return change(&app, &call, Target::Known(node), parse(NODE, &name, &body.0)?).await;
     }
     let asked: DrainNode = body.parse()?;
-    super::super::fleet::check(asked.reason.as_ref(), asked.max_unavailable)?;
+    crate::fleet::check(asked.reason.as_ref(), asked.max_unavailable)?;
     // What the rules refuse is refused at once.
     let found = app.doors.queries.node(&call.caller.tenant, NodeId(node), SHORT).await?;
     let Some(found) = found.value else {

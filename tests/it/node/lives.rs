@@ -140,7 +140,14 @@ async fn work_that_stands_still_degrades_its_agent_though_its_heart_beats() {
     let reason = seen["reason"].as_str().unwrap();
     assert!(reason.contains(&task) && reason.contains("no progress"), "{reason}");
     assert_eq!(end_of(fleet.product, &task).0["state"], "done");
-    until("it is well again", async || fleet.get(&agent).await["state"] == "ready").await;
+    let begin = Instant::now();
+    let mut well = Value::Null;
+    while well["state"] != "ready" {
+        well = fleet.get(&agent).await;
+        let told = story(&fleet, &agent).await;
+        assert!(begin.elapsed() < Duration::from_secs(30), "{well} {told:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     fleet.retire(&agent).await;
 }
 

@@ -9,6 +9,8 @@ mod door;
 mod fleet;
 mod held;
 mod place;
+#[cfg(test)]
+mod sim;
 mod step;
 #[cfg(test)]
 mod tests;
