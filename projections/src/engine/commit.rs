@@ -20,8 +20,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// A read model may fall behind in a crash, but never apart: rows and checkpoint share
 /// the transaction, so its commit need not wait for the disk.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off";
-/// The same for several: a checkpoint that somebody holds (the last step of a rebuild)
-/// must not hold the other models up.
+/// The same where others wait behind it: a checkpoint that somebody holds (the last step of
+/// a rebuild) must not hold the other models up, also where its own batch came alone.
 const BEGIN_TOGETHER: &str =
     "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '50ms'";
 
@@ -100,7 +100,7 @@ async fn alone(pool: &Pool, write: &Write) -> Answer {
 }
 
 async fn together(pool: &Pool, writes: &[Write]) -> Result<Vec<bool>, ProjectionError> {
-    transaction(pool, if writes.len() > 1 { BEGIN_TOGETHER } else { BEGIN }, writes).await
+    transaction(pool, BEGIN_TOGETHER, writes).await
 }
 
 /// Runs the statements in one transaction and one round trip; all of them or none.
