@@ -140,14 +140,11 @@ async fn work_that_stands_still_degrades_its_agent_though_its_heart_beats() {
     let reason = seen["reason"].as_str().unwrap();
     assert!(reason.contains(&task) && reason.contains("no progress"), "{reason}");
     assert_eq!(end_of(fleet.product, &task).0["state"], "done");
-    let begin = Instant::now();
-    let mut well = Value::Null;
-    while well["state"] != "ready" {
-        well = fleet.get(&agent).await;
-        let told = story(&fleet, &agent).await;
-        assert!(begin.elapsed() < Duration::from_secs(30), "{well} {told:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("it is well again", async || {
+        // It may have another task already, that any agent can do.
+        ["ready", "busy"].contains(&fleet.get(&agent).await["state"].as_str().unwrap_or_default())
+    })
+    .await;
     fleet.retire(&agent).await;
 }
 
@@ -237,7 +234,7 @@ async fn a_fleet_is_restarted_in_turn_and_a_drained_node_is_left_by_its_agents()
     assert_eq!(operation(&one, &taken["operation_id"]).await["state"], "succeeded");
     for agent in &agents {
         let there = one.get(agent).await;
-        assert_eq!((&there["state"], &there["node_id"]), (&"ready".into(), &json!(two.node.id)));
+        assert_eq!(there["node_id"], json!(two.node.id), "{there}");
     }
     let (_, shown) = one.api.get(&format!("/v1/nodes/{node}")).await;
     assert_eq!((&shown["state"], &shown["used"]["slots"]), (&"draining".into(), &0.into()));

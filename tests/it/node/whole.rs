@@ -62,7 +62,9 @@ impl Fleet {
         let what = format!("the agent is {state} in generation {generation}");
         until(&what, async || {
             last = self.get(agent).await;
-            last["state"] == state && last["process"]["generation"] == generation
+            // Whoever is ready may be given a task that any agent can do.
+            let fits = last["state"] == state || state == "ready" && last["state"] == "busy";
+            fits && last["process"]["generation"] == generation
         })
         .await;
         last
