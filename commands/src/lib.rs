@@ -12,7 +12,7 @@ pub use claims::{AgentWire, Boxed, Claims, Errand, Holding, Nodes, Observation, 
 pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
 pub use process::{
-    DecisionFault, DecisionReport, Decisions, Fit, Fits, LifecycleHandle, NODE_DRAIN, PURGE,
-    QueueDepth, ROLLING_RESTART, Waits, command_id,
+    DecisionFault, DecisionReport, Decisions, Fit, Fits, LONG_COMMANDS, LifecycleHandle,
+    NODE_DRAIN, PURGE, QueueDepth, ROLLING_RESTART, Waits, command_id,
 };
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

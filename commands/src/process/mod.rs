@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 pub use deadlines::Deadlines;
 pub use extensions::Extensions;
-pub use lifecycle::{LifecycleHandle, NODE_DRAIN, ROLLING_RESTART};
+pub use lifecycle::{LONG_COMMANDS, LifecycleHandle, NODE_DRAIN, ROLLING_RESTART};
 pub use purge::PURGE;
 pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};

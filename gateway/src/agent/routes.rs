@@ -50,8 +50,7 @@ pub(crate) const OF_THE_SYSTEM: &[&str] = &[
 ];
 
 /// The commands that a node or the agent itself carries out: answered 202 at once.
-pub(crate) const LONG: &[&str] =
-    &["deploy", "drain", "hibernate", "wake", "restart", "retire", "force_stop"];
+pub(crate) const LONG: &[&str] = commands::LONG_COMMANDS;
 
 /// Registers an agent; its name is unique among the agents that are not retired.
 #[utoipa::path(post, path = "/agents", tag = "agents", request_body = RegisterAgent, responses(

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub use door::LifecycleHandle;
 pub(in crate::process) use work::is_about_one;
-pub use work::{AgentWork, FleetWork, NODE_DRAIN, ROLLING_RESTART};
+pub use work::{AgentWork, FleetWork, LONG_COMMANDS, NODE_DRAIN, ROLLING_RESTART};
 
 use super::{Manager, Moment, command_id, until};
 use crate::CommandEnvelope;

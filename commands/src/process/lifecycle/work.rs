@@ -28,20 +28,13 @@ const AT_ONCE: u32 = 1;
 /// Operations of others that a round awaits for one agent.
 const MOST_TURNS: u32 = 10;
 
-/// What takes its time: the kinds of operations that agents' events begin.
-const LONG: [&str; 7] = [
-    "agent.deploy",
-    "agent.drain",
-    "agent.hibernate",
-    "agent.wake",
-    "agent.restart",
-    "agent.retire",
-    "agent.force_stop",
-];
+/// The commands of an agent that take their time: operations `agent.<command>` follow them.
+pub const LONG_COMMANDS: &[&str] =
+    &["deploy", "drain", "hibernate", "wake", "restart", "retire", "force_stop"];
 
 /// Whether an operation only waits for one agent.
 pub(in crate::process) fn is_about_one(kind: &str) -> bool {
-    LONG.contains(&kind)
+    kind.strip_prefix("agent.").is_some_and(|command| LONG_COMMANDS.contains(&command))
 }
 
 /// Follows what was wished of one agent to the end.
