@@ -39,6 +39,7 @@ mod server;
 mod service;
 mod shapes;
 mod task;
+mod time;
 mod trace;
 mod view;
 

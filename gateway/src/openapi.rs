@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
     agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
-    schedule, service, task,
+    schedule, service, task, time,
 };
 
 /// The problem document of a refusal.
@@ -53,6 +53,7 @@ pub struct Accepted(AcceptedBody);
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
         (name = "audit", description = "Who did what, and what was refused"),
+        (name = "time", description = "The past: compared and searched"),
         (name = "metrics", description = "Numbers and read models"),
         (name = "service", description = "The process itself"),
     ),
@@ -120,6 +121,8 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(models::tenant_metrics),
         routes!(models::rebuild),
         routes!(crate::replay::verify_decisions),
+        routes!(time::diff),
+        routes!(time::bisect),
         routes!(service::schema),
     ]
 }

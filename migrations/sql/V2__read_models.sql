@@ -76,6 +76,8 @@ CREATE INDEX tasks_by_parent ON read.tasks (tenant, parent_id, created)
 CREATE INDEX tasks_due ON read.tasks (tenant, due_at) WHERE due_at IS NOT NULL AND NOT archived;
 CREATE INDEX tasks_escalated ON read.tasks (tenant, created)
     WHERE escalated_at IS NOT NULL AND NOT archived;
+-- Which rows changed between two positions; old rows lie in the order of their last change.
+CREATE INDEX tasks_at ON read.tasks USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
 -- Depths and ages of queues without a look at the rows, however many tasks are done.
 CREATE INDEX tasks_depths ON read.tasks (tenant, queue, state, priority, queued_at)
     WHERE NOT archived AND state <> ALL ('{done,cancelled}'::text[]);

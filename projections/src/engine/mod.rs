@@ -49,6 +49,8 @@ pub trait Projection: Send + Sync + 'static {
     const DOCUMENT: bool = true;
     /// The column that holds the position which made a row so.
     const AT: &'static str = "at";
+    /// Rows can come to an end, and be no more.
+    const VANISHES: bool = false;
     /// The streams of this type are counted per tenant in the order of the log, from 1, and
     /// each one's number is [given](Projection::number) to the rows of its first event.
     const NUMBERED: Option<StreamType> = None;
@@ -71,6 +73,12 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Gives a row the number of its stream, right after the fold of the stream's first event.
     fn number(_row: &mut Self::Row, _number: u64) {}
+
+    /// A row as readers may see it by itself: the shape that queries answer, with what they
+    /// add from other rows left empty.
+    fn shown(_key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(row).unwrap_or_default()
+    }
 
     /// The values of [`Projection::COLUMNS`], in their order.
     fn index(key: &Self::Key, row: &Self::Row) -> Vec<Cell>;

@@ -7,6 +7,7 @@
 
 mod cursor;
 mod gather;
+mod moves;
 mod past;
 mod sql;
 mod together;
@@ -31,6 +32,7 @@ pub use cursor::Cursor;
 pub(crate) use cursor::ListKind;
 pub(crate) use gather::ById;
 pub use gather::Gathered;
+pub use moves::{Move, Moves, Shown};
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
 pub(crate) use together::Together;
 
