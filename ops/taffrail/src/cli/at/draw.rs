@@ -57,13 +57,14 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
         Some(cause) => format!("  because of {cause}"),
         None => "  of its own accord".to_owned(),
     };
+    let names = Names::of(state);
+    let subject = names.told(&text(event, "subject"));
     let second = vec![
         looks.strong(short_type(event)),
+        Span::raw(format!("  {subject}")),
         dim("  by "),
-        Span::raw(printable(&text(event, "actor"), false)),
+        Span::raw(names.who(event)),
         dim(&because),
-        dim("  command "),
-        dim(&printable(&text(event, "commandid"), false)),
     ];
     frame.render_widget(Paragraph::new(vec![first.into(), second.into()]), area);
 }
@@ -93,11 +94,14 @@ fn log(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
     let first = first.min(lines.len().saturating_sub(height));
     let stream = text(&moment.event, "subject");
     let mut shown: Vec<Line> = Vec::new();
-    for line in lines.iter().skip(first).take(height) {
+    let visible: Vec<&Value> = lines.iter().skip(first).take(height).collect();
+    let names = Names::of(state);
+    let widths = widths(&visible, &names);
+    for line in visible {
         let here = line["position"] == moment.position;
         // What belongs to the same stream stands out from what only lies between.
         let same = line["stream_id"] == *stream;
-        shown.push(log_line(line, here, same, looks));
+        shown.push(log_line(line, here, same, widths, &names));
     }
     if own.is_none() {
         let text = "the list is a moment behind the log; any step asks again";
@@ -106,12 +110,26 @@ fn log(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
     frame.render_widget(Paragraph::new(shown), inner);
 }
 
-fn log_line(line: &Value, here: bool, same: bool, looks: Looks) -> Line<'static> {
-    let word = |field: &str| printable(&text(line, field), false);
+/// How wide the types and the actors of the shown lines are, within reason.
+fn widths(lines: &[&Value], names: &Names) -> (usize, usize) {
+    let widest = |of: &dyn Fn(&Value) -> String, most: usize| {
+        let widths = lines.iter().map(|line| of(line).chars().count());
+        widths.max().unwrap_or_default().min(most)
+    };
+    (widest(&|line| text(line, "type"), 22), widest(&|line| names.who(line), 18))
+}
+
+fn log_line(
+    line: &Value,
+    here: bool,
+    same: bool,
+    (kinds, actors): (usize, usize),
+    names: &Names,
+) -> Line<'static> {
     let style = if same { Style::new() } else { Style::new().add_modifier(Modifier::DIM) };
     let style = if here { style.add_modifier(Modifier::REVERSED) } else { style };
     let told = format!(
-        "{}{:>8} {} {:<22} {:<18} {}",
+        "{}{:>7} {} {:<kinds$} {:<actors$} {}",
         if here {
             "▶"
         } else if same {
@@ -119,21 +137,39 @@ fn log_line(line: &Value, here: bool, same: bool, looks: Looks) -> Line<'static>
         } else {
             " "
         },
-        word("position"),
-        clock(&word("occurred_at")),
-        short(&word("type"), 22),
-        short(&who(&word("actor")), 18),
-        word("summary"),
+        text(line, "position"),
+        clock(&printable(&text(line, "occurred_at"), false)),
+        short(&printable(&text(line, "type"), false), kinds),
+        short(&names.who(line), actors),
+        names.told(&text(line, "summary")),
     );
-    let _ = looks;
     Line::styled(told, style)
 }
 
-/// `agent:` ids are known by their ends: those of one minute begin alike.
-fn who(actor: &str) -> String {
-    match actor.strip_prefix("agent:") {
-        Some(id) if id.len() == 36 => format!("agent …{}", &id[24..]),
-        _ => actor.to_owned(),
+/// What the rows at hand are called: ids say nothing to people.
+struct Names(Vec<(String, String)>);
+
+impl Names {
+    fn of(state: &State) -> Self {
+        let rows = state.moment.rows.iter();
+        let named = rows.filter(|row| row.id.len() == 36 && row.name() != row.id);
+        Self(named.map(|row| (row.id.clone(), row.name())).collect())
+    }
+
+    fn told(&self, text: &str) -> String {
+        let known = self.0.iter().filter(|(id, _)| text.contains(id.as_str()));
+        let told = known.fold(text.to_owned(), |told, (id, name)| told.replace(id, name));
+        printable(&told, false)
+    }
+
+    /// Who asked. Ids of one minute begin alike, so of an unknown agent's the end is shown.
+    fn who(&self, line: &Value) -> String {
+        let actor = self.told(&text(line, "actor"));
+        match actor.strip_prefix("agent:") {
+            Some(id) if id.len() == 36 && id.is_ascii() => format!("agent …{}", &id[28..]),
+            Some(name) => format!("agent {name}"),
+            None => actor,
+        }
     }
 }
 
@@ -300,11 +336,12 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
         (None, Note::None) => {
             let keys = [
                 ("← →", "step"),
-                ("s t a", "same stream type actor"),
+                ("s t a", "alike"),
                 ("b", "cause"),
                 ("g", "go"),
                 ("/", "search"),
                 ("tab", "row"),
+                ("c", "changes"),
                 ("?", "help"),
                 ("q", "quit"),
             ];

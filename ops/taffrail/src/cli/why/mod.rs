@@ -41,7 +41,7 @@ pub async fn run(app: &App, args: WhyArgs) -> Result<(), Failure> {
     if args.dot {
         return app.out.text(&dot::graph(&answer));
     }
-    app.out.show(&answer, |out| tree::tree(&answer, out.colour))
+    app.out.show(&answer, |out| tree::tree(&answer, out.width(), out.colour))
 }
 
 /// The kinds of things that a word may stand for, the likeliest first.

@@ -85,14 +85,15 @@ fn paint(node: &Value) -> Paint {
 }
 
 /// The whole tree.
-pub fn tree(answer: &Value, colour: bool) -> String {
+pub fn tree(answer: &Value, width: Option<u16>, colour: bool) -> String {
     let graph = Graph::of(answer);
     let mut lines = Vec::new();
     if let Some(earlier) = answer["earlier"].as_u64() {
         let text = format!("earlier events are left out: taffrail why {earlier}");
         lines.push(painted(&text, Paint::Yellow, colour));
     }
-    let writer = Writer { graph: &graph, colour };
+    let width = width.map_or(usize::MAX, usize::from);
+    let writer = Writer { graph: &graph, width, colour };
     for (index, root) in graph.roots().enumerate() {
         if index > 0 {
             lines.push(String::new());
@@ -105,6 +106,8 @@ pub fn tree(answer: &Value, colour: bool) -> String {
 
 struct Writer<'a> {
     graph: &'a Graph<'a>,
+    /// Columns: a summary is cut there, so that the tree stays one.
+    width: usize,
     colour: bool,
 }
 
@@ -149,13 +152,19 @@ impl Writer<'_> {
             (true, true) => "└╌",
         };
         let mark = if node["asked"] == true { "▶" } else { " " };
-        lines.push(format!(
-            "{indent}{branch}{mark}{}  {}  {}  {}",
-            text(node, "position"),
-            painted(&text(node, "type"), paint(node), self.colour),
-            self.graph.name(node),
-            self.graph.named(&text(node, "summary")),
-        ));
+        let (kind, name) = (printable(&text(node, "type"), false), self.graph.name(node));
+        let start = format!("{indent}{branch}{mark}{}  ", text(node, "position"));
+        let used = start.chars().count() + kind.chars().count() + name.chars().count() + 4;
+        let room = self.width.saturating_sub(used).max(16);
+        let mut summary = self.graph.named(&text(node, "summary"));
+        if let Some((cut, _)) = summary.char_indices().nth(room.saturating_sub(1))
+            && summary.chars().nth(room).is_some()
+        {
+            summary.truncate(cut);
+            summary.push('…');
+        }
+        let kind = painted(&kind, paint(node), self.colour);
+        lines.push(format!("{start}{kind}  {name}  {summary}"));
         let below = self.graph.below(node);
         let more = node["more_after"].as_u64();
         let indent = format!("{indent}{}", if last { "   " } else { "│  " });
@@ -248,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_tree_tells_what_happened_and_through_whom() {
-        insta::assert_snapshot!(tree(&answer(), false), @r#"
+        insta::assert_snapshot!(tree(&answer(), None, false), @r#"
         alice asked for `submitted`, with token:00000000000000aa
         └─▶41  task.submitted  TASK-7  submitted to default: "plants"
            │   2026-01-01 00:00:01.000Z · alice · submitted c41
@@ -260,6 +269,13 @@ mod tests {
            │      +3.0 s · manager:subtasks · cancel c44
            └─ more came of it: taffrail why 41 --after 44
         "#);
+    }
+
+    #[test]
+    fn a_summary_is_cut_at_the_screens_edge() {
+        let narrow = tree(&answer(), Some(60), false);
+        let first = narrow.lines().nth(1).unwrap();
+        assert!(first.ends_with('…') && first.chars().count() == 60, "{first}");
     }
 
     #[test]
