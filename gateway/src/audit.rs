@@ -14,7 +14,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::export::{Form, export};
 use crate::openapi::Refused;
 use crate::query::{Fresh, Params, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 use crate::{params, task};
 
 /// Which lines to list.
@@ -106,11 +106,11 @@ pub async fn list_audit(
         order: order(params.order.as_deref())?,
         outcome: outcome(params.outcome.as_deref())?,
     };
-    view::wait(&app, fresh, &[Model::Audit]).await?;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Audit]).await?;
     if let Some(form) = form {
-        return export(&app, &caller, filter, form).await;
+        return export(&app, queries, &caller, filter, form).await;
     }
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.audit(&caller.tenant, &filter, limit, cursor).await?))
 }
 

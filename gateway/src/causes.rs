@@ -95,9 +95,8 @@ pub async fn why(
         let message = "`after` goes with `event`: an entry's effects go on";
         return Err(ApiError::parameter("/query/after", message));
     }
-    view::wait(&app, fresh, &[Model::Audit]).await?;
-    let head = app.doors.reader.feed.head();
-    let answer = app.doors.queries.causes(&caller.tenant, subject, reach).await?;
+    let view::Seen { queries, head } = view::seen(&app, fresh, &[Model::Audit]).await?;
+    let answer = queries.causes(&caller.tenant, subject, reach).await?;
     let answer = view::present(answer, what, head)?;
     let Causes { nodes, names, earlier } = answer.value;
     let position = answer.position;
@@ -137,8 +136,7 @@ async fn agent_of(app: &App, caller: &Caller, given: &str, fresh: Fresh) -> ApiR
         return Ok(AgentId(id));
     }
     let name = params::text("agent", Some(given.to_owned()))?.unwrap_or_default();
-    view::wait(app, fresh, &[Model::Agents]).await?;
-    let head = app.doors.reader.feed.head();
-    let found = app.doors.queries.agent_named(&caller.tenant, &name).await?;
+    let view::Seen { queries, head } = view::seen(app, fresh, &[Model::Agents]).await?;
+    let found = queries.agent_named(&caller.tenant, &name).await?;
     Ok(view::present(found, "agent", head)?.value)
 }

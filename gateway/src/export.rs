@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use domain::TenantId;
 use futures::stream;
-use projections::Page;
 use projections::audit::{AuditEntry, AuditFilter};
+use projections::{Page, Queries};
 
 use crate::app::{App, StreamSlot};
 use crate::auth::Caller;
@@ -91,7 +91,7 @@ impl Form {
 
 /// What is left to send.
 struct Rest {
-    app: App,
+    queries: Queries,
     tenant: TenantId,
     filter: AuditFilter,
     form: Form,
@@ -99,16 +99,17 @@ struct Rest {
     _slot: StreamSlot,
 }
 
-/// Answers with every line of a filter.
+/// Answers with every line of a filter, now or as of a moment.
 pub(crate) async fn export(
     app: &App,
+    queries: Queries,
     caller: &Caller,
     filter: AuditFilter,
     form: Form,
 ) -> ApiResult {
     let slot = app.stream_slot(caller)?;
     let tenant = caller.tenant.clone();
-    let first = app.doors.queries.audit_lines(&tenant, &filter, PAGE, None).await?;
+    let first = queries.audit_lines(&tenant, &filter, PAGE, None).await?;
     let (position, lag_ms) = (first.position, first.lag_ms);
     let Page { items, next } = first.value;
     let filter = AuditFilter { through: Some(position), ..filter };
@@ -117,7 +118,7 @@ pub(crate) async fn export(
         Form::JsonLines => Vec::new(),
     };
     start.extend(form.lines(&items).map_err(|error| ApiError::internal(&error.to_string()))?);
-    let rest = Rest { app: app.clone(), tenant, filter, form, next, _slot: slot };
+    let rest = Rest { queries, tenant, filter, form, next, _slot: slot };
     let lines = stream::try_unfold((Some(start), rest), step);
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
@@ -133,8 +134,7 @@ async fn step((start, mut rest): (Option<Vec<u8>>, Rest)) -> io::Result<Option<(
         return Ok(Some((start.into(), (None, rest))));
     }
     let Some(cursor) = rest.next.take() else { return Ok(None) };
-    let queries = &rest.app.doors.queries;
-    let page = queries.audit_lines(&rest.tenant, &rest.filter, PAGE, Some(&cursor)).await;
+    let page = rest.queries.audit_lines(&rest.tenant, &rest.filter, PAGE, Some(&cursor)).await;
     let Page { items, next } = page
         .inspect_err(|error| tracing::warn!(cause = chain(error), "an export breaks off"))
         .map_err(io::Error::other)?

@@ -22,6 +22,7 @@ mod health;
 mod idempotency;
 mod io;
 mod layer;
+mod mend;
 mod metrics;
 mod models;
 mod node;

@@ -7,6 +7,7 @@ CREATE TABLE read.schedules (
     created bigint NOT NULL,
     kind    text COLLATE "C" NOT NULL,
     state   text COLLATE "C" NOT NULL,
+    at      bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX schedules_newest ON read.schedules (tenant, created);
@@ -23,3 +24,4 @@ CREATE POLICY tenant ON read.schedules FOR SELECT TO taffrail_gateway
 GRANT SELECT ON read.schedules TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.schedules TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild.schedules TO taffrail_service;
+SELECT past.keep('schedules');

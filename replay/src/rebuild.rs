@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Client, Transaction};
+use deadpool_postgres::{Client, GenericClient, Transaction};
 use domain::Recorded;
 use projections::engine::{Checkpoint, Folder, Projection, Schema, Storage};
 use projections::{Model, ProjectionError, with_model};
@@ -104,7 +104,7 @@ async fn run<P: Projection>(
         position: folder.at().position,
         ms: start.elapsed().as_millis() as u64,
     };
-    client.batch_execute(&format!("TRUNCATE rebuild.{}", P::NAME)).await?;
+    truncate::<P, _>(&client).await?;
     tracing::info!(
         model = P::NAME,
         events = report.events,
@@ -118,7 +118,7 @@ async fn run<P: Projection>(
 
 async fn empty_shadow<P: Projection>(client: &mut Client) -> Result<Checkpoint, ProjectionError> {
     let transaction = client.transaction().await?;
-    transaction.batch_execute(&format!("TRUNCATE rebuild.{}", P::NAME)).await?;
+    truncate::<P, _>(&transaction).await?;
     transaction.execute("DELETE FROM rebuild.parked WHERE model = $1", &[&P::NAME]).await?;
     transaction.execute("DELETE FROM rebuild.numbers WHERE model = $1", &[&P::NAME]).await?;
     transaction
@@ -130,6 +130,15 @@ async fn empty_shadow<P: Projection>(client: &mut Client) -> Result<Checkpoint, 
         .await?;
     transaction.commit().await?;
     Ok(Checkpoint { position: 0, generation: 1 })
+}
+
+async fn truncate<P: Projection, C: GenericClient>(client: &C) -> Result<(), ProjectionError> {
+    let tables = format!("TRUNCATE rebuild.{0}", P::NAME);
+    client.batch_execute(&tables).await?;
+    if !P::WRITE_ONCE {
+        client.batch_execute(&format!("TRUNCATE rebuild_past.{}", P::NAME)).await?;
+    }
+    Ok(())
 }
 
 async fn live_position<P: Projection>(client: &Client) -> Result<u64, ProjectionError> {
@@ -201,6 +210,13 @@ async fn replace<P: Projection>(
     };
     if differing != Some(0) {
         transaction.batch_execute(&replace_sql::<P>()).await?;
+    }
+    if !P::WRITE_ONCE {
+        let past = format!(
+            "DELETE FROM past.{0}; INSERT INTO past.{0} SELECT * FROM rebuild_past.{0}",
+            P::NAME
+        );
+        transaction.batch_execute(&past).await?;
     }
     transaction
         .execute(

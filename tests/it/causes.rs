@@ -25,11 +25,14 @@ async fn done(api: &Api) -> (String, String, String) {
     let task = task.json(&body).send().await.unwrap();
     assert_eq!(task.headers()["x-request-id"], *request.simple().to_string());
     let task: Value = task.json().await.unwrap();
-    let claim = json!({ "agent_id": agent["id"], "max": 1, "wait_ms": 10_000, "start": true });
+    let claim = json!({ "agent_id": agent["id"], "max": 1, "wait_ms": 10_000 });
     let claimed = api.post(&format!("/v1/queues/{queue}/claim"), claim).await;
     let claimed: Value = claimed.json().await.unwrap();
     let token = &claimed["tasks"][0]["lease"]["token"];
     let id = task["id"].as_str().unwrap().to_owned();
+    // By the agent itself, not with the claim: then nothing is recorded as its cause.
+    let start = json!({ "lease_token": token });
+    assert_eq!(api.post(&format!("/v1/tasks/{id}/start"), start).await.status(), 200);
     let complete = json!({ "lease_token": token, "result": 1 });
     let answer = api.post(&format!("/v1/tasks/{id}/complete"), complete).await;
     assert_eq!(answer.status(), 200);
@@ -256,7 +259,7 @@ async fn whatever_a_manager_does_names_an_earlier_event_as_its_cause() {
     let queue = queue();
     let schedule = json!({
         "name": format!("cause-{}", Uuid::new_v4().simple()),
-        "every_ms": 1_000,
+        "interval_ms": 1_000,
         "task": { "title": "tick", "queue": queue },
     });
     let made = api.post("/v1/schedules", schedule).await;

@@ -12,6 +12,8 @@ mod agent_lines;
 mod agent_logs;
 mod agents;
 mod agents_wire;
+mod as_of;
+mod at;
 mod audits;
 mod bad_input;
 mod bad_work;

@@ -42,7 +42,7 @@ impl Queries {
             table("operations", "t.kind", of(StreamType::Operation)),
         ];
         sql.push(&tables.join(" UNION ALL "));
-        let rows = self.rows(tenant, sql.of_one_shape()).await?;
+        let rows = self.rows(tenant, &sql.of_one_shape()).await?;
         let mut names = BTreeMap::new();
         for row in &rows {
             names.insert(row.try_get(0)?, row.try_get(1)?);

@@ -149,7 +149,7 @@ impl Queries {
         let mut sql = Sql::new(format!("SELECT {} FROM events e {COMMAND}", columns()));
         sql.with(" WHERE e.tenant = #", tenant.as_str().to_owned());
         sql.with(" AND e.position = ANY(#)", positions);
-        nodes(&self.rows(tenant, sql.of_one_shape()).await?, 0)
+        nodes(&self.rows(tenant, &sql.of_one_shape()).await?, 0)
     }
 
     /// For entries that name no cause: the newest before them in their stream that does, or
@@ -170,7 +170,7 @@ impl Queries {
         sql.with(" AND o.version >= n.version - #::bigint", OPENERS);
         sql.push(" AND (o.causation_position IS NOT NULL OR o.version = 1)");
         sql.push(&format!(" ORDER BY o.version DESC LIMIT 1) e {COMMAND}"));
-        let rows = self.rows(tenant, sql.of_one_shape()).await?;
+        let rows = self.rows(tenant, &sql.of_one_shape()).await?;
         for row in &rows {
             walk.follows(position_of(row, PLACE)?, position_of(row, 0)?);
         }
@@ -189,13 +189,13 @@ impl Queries {
         sql.with("#::bigint[]) n(place) CROSS JOIN LATERAL (", ints(of));
         sql.with("SELECT a.key FROM read.audit a WHERE a.tenant = #", tenant.as_str().to_owned());
         sql.with(" AND a.cause = n.place AND a.key > #", bigint(after));
-        sql.with(" ORDER BY a.key LIMIT # + 1) x", fan);
+        sql.with(" ORDER BY a.key LIMIT #::bigint + 1) x", fan);
         sql.with(
             " JOIN events e ON e.position = x.key AND e.tenant = #",
             tenant.as_str().to_owned(),
         );
         sql.push(&format!(" {COMMAND}"));
-        nodes(&self.rows(tenant, sql.of_one_shape()).await?, 0)
+        nodes(&self.rows(tenant, &sql.of_one_shape()).await?, 0)
     }
 
     /// The refused commands that name one of these as their cause.
@@ -215,8 +215,8 @@ impl Queries {
         sql.with("SELECT * FROM command_results o WHERE o.tenant = #", tenant.as_str().to_owned());
         sql.push(" AND o.problem IS NOT NULL AND o.causation_position = n.place");
         sql.with(" AND o.position > #", bigint(after));
-        sql.with(" ORDER BY o.position LIMIT # + 1) r", fan);
-        let rows = self.rows(tenant, sql.of_one_shape()).await?;
+        sql.with(" ORDER BY o.position LIMIT #::bigint + 1) r", fan);
+        let rows = self.rows(tenant, &sql.of_one_shape()).await?;
         rows.iter().map(refusal).collect()
     }
 
@@ -243,7 +243,7 @@ impl Queries {
         sql.with(" AND o.position > #", bigint(after));
         sql.with(" ORDER BY o.version LIMIT #", FOLLOWERS);
         sql.push(&format!(") e {COMMAND} ORDER BY n.place, e.version"));
-        let rows = self.rows(tenant, sql.of_one_shape()).await?;
+        let rows = self.rows(tenant, &sql.of_one_shape()).await?;
         let mut found = Vec::new();
         let (mut place, mut ended, mut seen) = (0, false, 0);
         for row in &rows {
