@@ -44,15 +44,19 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
         Some(to) => looks.span(format!("  going to {to} …"), Paint::Yellow),
         None => Span::raw(""),
     };
-    let first = vec![
+    let mut first = vec![
         looks.strong("taffrail at"),
         dim("  position "),
         looks.strong(moment.position.to_string()),
         dim(&format!(" of {}", moment.head)),
-        Span::raw(format!("  {}", instant(&text(event, "recordedtime")))),
+        Span::raw(format!("  {}", instant(&text(event, "time")))),
         going,
-        Span::raw(format!("  {}", state.server)),
     ];
+    // The address is the first to go where there is no room.
+    let used: usize = first.iter().map(Span::width).sum();
+    if used + state.server.len() + 2 <= usize::from(area.width) {
+        first.push(dim(&format!("  {}", state.server)));
+    }
     let because = match cause(event) {
         Some(cause) => format!("  because of {cause}"),
         None => "  of its own accord".to_owned(),
@@ -265,6 +269,10 @@ fn field_lines(field: &Field, whole: bool, width: usize, looks: Looks) -> Vec<Li
             let value = looks.span(short(&field.before, room), Paint::Red);
             vec![named("-", name, vec![value], true)]
         }
+        Change::Changed if field.usual => {
+            let value = looks.span(short(&field.after, room), Paint::Dim);
+            vec![named("~", name, vec![value], false)]
+        }
         Change::Changed => {
             let both = field.before.chars().count() + field.after.chars().count() + 3;
             if both <= room {
@@ -341,7 +349,6 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State, looks: Looks) {
                 ("g", "go"),
                 ("/", "search"),
                 ("tab", "row"),
-                ("c", "changes"),
                 ("?", "help"),
                 ("q", "quit"),
             ];

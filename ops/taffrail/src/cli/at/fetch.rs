@@ -41,9 +41,9 @@ pub async fn place(client: &Client, given: Option<&str>) -> Result<u64, Failure>
     let Some(given) = given.map(str::trim) else { return Ok(head) };
     if let Ok(position) = given.parse::<i128>() {
         return match u64::try_from(position) {
-            Ok(0) | Err(_) => usage(format!("positions begin at 1, {given} is before them")),
-            Ok(later) if later > head => usage(format!("the log ends at position {head}")),
-            Ok(position) => Ok(position),
+            _ if position < 1 => usage(format!("positions begin at 1, {given} is before them")),
+            Ok(position) if position <= head => Ok(position),
+            Ok(_) | Err(_) => usage(format!("the log ends at position {head}")),
         };
     }
     if chrono::DateTime::parse_from_rfc3339(given).is_err() {

@@ -61,6 +61,8 @@ pub struct Field {
     pub before: String,
     pub after: String,
     pub change: Change,
+    /// Every event moves it.
+    pub usual: bool,
 }
 
 impl RowAt {
@@ -105,13 +107,15 @@ impl RowAt {
                     (Some(_), Some(_)) => Change::Changed,
                 };
                 let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-                Field { name: name.clone(), before, after, change }
+                let usual = BOOKKEEPING.contains(&name.as_str());
+                Field { name: name.clone(), before, after, change, usual }
             })
             .collect();
-        fields.sort_by_key(|field| {
-            let usual = BOOKKEEPING.contains(&field.name.as_str());
-            (field.change == Change::Same, usual)
+        // Nothing that stayed nothing.
+        fields.retain(|field| {
+            field.change != Change::Same || !matches!(field.after.as_str(), "" | "[]" | "{}")
         });
+        fields.sort_by_key(|field| (field.change == Change::Same, field.usual));
         fields
     }
 

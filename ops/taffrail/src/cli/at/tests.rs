@@ -25,7 +25,7 @@ fn moment() -> Moment {
         "type": "dev.taffrail.task.assigned.v1", "subject": TASK, "sequence": "00000000000000000042",
         "actor": "manager:scheduler", "causationid": "00000000000000000041",
         "commandid": "0192d3c4-5b6a-7c8d-9e0f-000000000042",
-        "recordedtime": "2026-01-01T00:00:42.123456Z",
+        "time": "2026-01-01T00:00:42.123456Z",
         "data": { "agent_id": ADA, "queue": "default", "attempt": 1, "reason": "evil\u{1b}[2J" },
     });
     let mut other = line(40, "agent.ready", &format!("agent:{ADA}"), "ready");
