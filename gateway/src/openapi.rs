@@ -16,6 +16,8 @@ use crate::operation::AcceptedBody;
 use crate::{
     agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
     schedule, service, task, time,
+    agent, audit, batch, causes, events, fleet, health, metrics, models, node, operation, profile,
+    queue, schedule, service, task,
 };
 
 /// The problem document of a refusal.
@@ -52,6 +54,7 @@ pub struct Accepted(AcceptedBody);
         (name = "schedules", description = "Tasks that are submitted at a time or on an event"),
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
+        (name = "time", description = "The log as history: because of what, and what if"),
         (name = "audit", description = "Who did what, and what was refused"),
         (name = "time", description = "The past: compared and searched"),
         (name = "metrics", description = "Numbers and read models"),
@@ -118,6 +121,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(events::stream_events),
         routes!(events::websocket),
         routes!(audit::list_audit),
+        routes!(causes::why),
         routes!(models::tenant_metrics),
         routes!(models::rebuild),
         routes!(crate::replay::verify_decisions),

@@ -128,6 +128,7 @@ CREATE TABLE read.audit (
     agent_id       uuid,                  -- tasks and crews are found by their stream
     correlation_id uuid,
     cause          bigint,
+    request        uuid,                  -- the trace id of the request that it came with
     PRIMARY KEY (tenant, key)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
 -- What is everywhere needs no index: going back from the newest finds it at once.
@@ -136,6 +137,7 @@ CREATE INDEX audit_by_type ON read.audit (tenant, type, key)
     WHERE type <> ALL ('{task.submitted,task.assigned,task.started,task.progressed,task.completed}'::text[]);
 CREATE INDEX audit_by_agent ON read.audit (tenant, agent_id, key) WHERE agent_id IS NOT NULL;
 CREATE INDEX audit_by_cause ON read.audit (tenant, cause, key) WHERE cause IS NOT NULL;
+CREATE INDEX audit_by_request ON read.audit (tenant, request, key) WHERE request IS NOT NULL;
 CREATE INDEX audit_by_correlation ON read.audit (tenant, correlation_id, key)
     WHERE correlation_id IS NOT NULL;
 

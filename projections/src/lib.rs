@@ -8,6 +8,7 @@
 
 pub mod agents;
 pub mod audit;
+pub mod causes;
 pub mod engine;
 mod error;
 pub mod events;

@@ -4,6 +4,7 @@
 //! by the binary's own modules; [`run`] does all others.
 
 mod agent;
+mod at;
 mod audit;
 mod batch;
 mod bench;
@@ -31,6 +32,7 @@ mod submit;
 mod table;
 mod task;
 mod top;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -170,6 +172,10 @@ pub enum ClientVerb {
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
     Audit(audit::AuditArgs),
+    /// Step through the log, with the rows before and after each event
+    At(at::AtArgs),
+    /// Because of what something happened, and what came of it
+    Why(why::WhyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
     /// Go through the log again
@@ -239,6 +245,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
+        ClientVerb::At(args) => at::run(app, args).await,
+        ClientVerb::Why(args) => why::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
         ClientVerb::Replay(verb) => replay::run(app, verb).await,
         ClientVerb::Version => version(app).await,
