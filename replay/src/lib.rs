@@ -7,12 +7,14 @@
 mod compare;
 mod dead;
 mod decisions;
+mod fork;
 mod rebuild;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};
 pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
+pub use fork::{FORK, ForkError, ForkWork, fork};
 pub use rebuild::{RebuildReport, rebuild};
 pub use work::{KIND, RebuildWork};
 

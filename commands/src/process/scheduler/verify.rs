@@ -206,6 +206,11 @@ impl Follower {
         }
     }
 
+    /// The outcome so far.
+    pub(super) fn report(&self) -> &DecisionReport {
+        &self.all.report
+    }
+
     /// The outcome. What was never reached names positions that the log does not have.
     pub fn finish(mut self) -> DecisionReport {
         for made in std::mem::take(&mut self.all.made).into_values() {
