@@ -23,9 +23,7 @@ use crate::operation::accept_work;
 pub async fn fork(State(app): State<App>, call: Call, body: JsonBytes) -> ApiResult {
     let asked: ForkRequest = body.read()?;
     // Of the log itself: what this process has heard of may lag.
-    let to = asked.end(app.doors.reader.log.head().await?.position)?;
-    // The head of this moment, also where the operation begins later or again.
-    let asked = ForkRequest { to: Some(to), ..asked };
+    asked.end(app.doors.reader.log.head().await?.position)?;
     let resource = Resource { kind: "log".into(), id: "fork".into() };
     accept_work(&app, &call, "time.fork", resource, Json::of(&asked)).await
 }

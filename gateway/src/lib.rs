@@ -16,6 +16,7 @@ mod conditional;
 mod error;
 mod events;
 mod fleet;
+mod fork;
 mod health;
 mod idempotency;
 mod io;

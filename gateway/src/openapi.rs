@@ -120,6 +120,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(models::tenant_metrics),
         routes!(models::rebuild),
         routes!(crate::replay::verify_decisions),
+        routes!(crate::fork::fork),
         routes!(service::schema),
     ]
 }

@@ -28,7 +28,8 @@ pub enum ForkError {
     Refused(Box<Problem>),
 }
 
-/// Tells a stretch of the log once more, with what is asked to be different.
+/// Tells a stretch of the log once more, with what is asked to be different; the stretch ends
+/// at `head` at the latest.
 ///
 /// The log is read twice from its start to the end of the stretch; `progress` is told the
 /// events done and their number. Kept in memory: the tasks that are open, each run of a task
@@ -42,10 +43,10 @@ pub async fn fork(
     id: Uuid,
     tenant: &TenantId,
     asked: ForkRequest,
+    head: u64,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<ForkReport, ForkError> {
     let refused = |problem| ForkError::Refused(Box::new(problem));
-    let head = log.head().await?.position;
     let to = asked.end(head).map_err(refused)?;
     let mut notes = ForkNotes::new(id, tenant.clone(), asked, to);
     let (mut done, mut told) = (0, 0);
@@ -103,7 +104,9 @@ impl Work for ForkWork {
 
     fn run(&self, errand: Errand) -> Boxed<Result<Json, Problem>> {
         // Its executor is dropped before the first event is read.
-        let Errand { id, tenant, progress, accepted, executor: _, .. } = errand;
+        let Errand { id, tenant, position, progress, accepted, executor: _, .. } = errand;
+        // What stood in the log when it was asked for, also where it begins again.
+        let head = position.saturating_sub(1);
         let log = self.log.clone();
         Box::pin(async move {
             let asked: ForkRequest = accepted
@@ -115,7 +118,7 @@ impl Work for ForkWork {
                 // Whoever is too slow to listen misses a word; the next one comes.
                 let _ = progress.try_send(OperationProgress { done, total: Some(total), message });
             };
-            match fork(&log, id, &tenant, asked, tell).await {
+            match fork(&log, id, &tenant, asked, head, tell).await {
                 Ok(report) => Ok(Json::of(&report)),
                 Err(ForkError::Refused(problem)) => Err(*problem),
                 Err(ForkError::Log(error)) => {

@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exit;
 mod fail;
+mod fork;
 mod host;
 mod human;
 mod logs;
@@ -175,6 +176,8 @@ pub enum ClientVerb {
     /// Go through the log again
     #[command(subcommand)]
     Replay(replay::ReplayVerb),
+    /// What would have happened, had something been different
+    Fork(fork::ForkArgs),
     /// The version of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -241,6 +244,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Audit(args) => audit::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
         ClientVerb::Replay(verb) => replay::run(app, verb).await,
+        ClientVerb::Fork(args) => fork::run(app, args).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {
             let mut script = Vec::new();
