@@ -14,6 +14,7 @@ mod catalogue;
 pub mod crew;
 mod decide;
 pub mod expression;
+pub mod fork;
 pub mod frame;
 pub mod ids;
 pub mod json;

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod export;
 mod fleet;
+mod fork;
 mod health;
 mod idempotency;
 mod io;

@@ -127,6 +127,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(crate::replay::verify_decisions),
         routes!(time::diff),
         routes!(time::bisect),
+        routes!(crate::fork::fork),
         routes!(service::schema),
     ]
 }

@@ -9,6 +9,7 @@ mod compare;
 mod dead;
 mod decisions;
 mod diff;
+mod fork;
 mod rebuild;
 mod work;
 
@@ -17,6 +18,7 @@ pub use compare::{Comparison, Difference, compare, world_at};
 pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
 pub use diff::{Diff, DiffAsked, FieldDiff, ModelDiff, Moment, RowChange, RowDiff, diff};
+pub use fork::{FORK, ForkError, ForkWork, fork};
 pub use rebuild::{RebuildReport, rebuild};
 pub use work::{KIND, RebuildWork};
 

@@ -14,6 +14,7 @@ mod events;
 mod exec;
 mod exit;
 mod fail;
+mod fork;
 mod host;
 mod human;
 mod logs;
@@ -181,6 +182,8 @@ pub enum ClientVerb {
     /// Go through the log again
     #[command(subcommand)]
     Replay(replay::ReplayVerb),
+    /// What would have happened, had something been different
+    Fork(fork::ForkArgs),
     /// The version of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -249,6 +252,7 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Why(args) => why::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
         ClientVerb::Replay(verb) => replay::run(app, verb).await,
+        ClientVerb::Fork(args) => fork::run(app, args).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {
             let mut script = Vec::new();
