@@ -14,10 +14,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
-    agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
-    schedule, service, task, time,
     agent, audit, batch, causes, events, fleet, health, metrics, models, node, operation, profile,
-    queue, schedule, service, task,
+    queue, schedule, service, task, time,
 };
 
 /// The problem document of a refusal.
