@@ -30,6 +30,7 @@ mod prefer;
 mod profile;
 mod query;
 mod queue;
+mod rebuild;
 mod replay;
 mod room;
 mod router;

@@ -118,7 +118,10 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(events::websocket),
         routes!(audit::list_audit),
         routes!(models::tenant_metrics),
-        routes!(models::rebuild),
+        routes!(crate::rebuild::list_models),
+        routes!(crate::rebuild::rebuild),
+        routes!(crate::rebuild::roll_back),
+        routes!(crate::rebuild::forget),
         routes!(crate::replay::verify_decisions),
         routes!(service::schema),
     ]

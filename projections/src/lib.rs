@@ -28,4 +28,4 @@ pub use engine::{Key, Projection};
 pub use error::{ProjectionError, QueryError};
 pub use models::Model;
 pub use progress::{Counted, Progress};
-pub use query::{Answer, Cursor, Gathered, Page, Queries};
+pub use query::{Answer, Cursor, Gathered, ModelView, Page, PreviousView, Queries, RebuildView};

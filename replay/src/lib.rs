@@ -13,7 +13,10 @@ mod work;
 pub use compare::{Comparison, Difference, compare, world_at};
 pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
-pub use rebuild::{RebuildReport, rebuild};
-pub use work::{KIND, RebuildWork};
+pub use rebuild::{
+    Differences, DifferingRow, Outdated, Phase, Rebuild, RebuildReport, RollbackReport, Standing,
+    outdated, rebuild, sweep,
+};
+pub use work::{FORGET, REBUILD, ROLLBACK, RebuildWork, refresh};
 
 pub use projections::{Model, ProjectionError};

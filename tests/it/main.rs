@@ -15,6 +15,7 @@ mod agents_wire;
 mod bad_input;
 mod bad_work;
 mod bench;
+mod blue_green;
 mod claims;
 mod commands_nats;
 mod dead_letters;

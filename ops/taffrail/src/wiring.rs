@@ -256,12 +256,19 @@ pub async fn start(
         claims = Arc::new(SwitchClaims::new(scheduler.clone(), claims));
         let managers = Arc::new(managers);
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), actors.cancel.clone());
-        let client = nats.clone();
+        let (client, log, executor) = (nats.clone(), log.clone(), executor.clone());
         actors.spawn("managers", async move {
             while_leading(leases, MANAGERS, &holder, force, cancel, |token, cancel| {
                 let (managers, scheduler, client) =
                     (managers.clone(), scheduler.clone(), client.clone());
+                let (log, executor) = (log.clone(), executor.clone());
                 async move {
+                    // Once per term: whoever leads next tries again what failed.
+                    let refreshing = cancel.child_token();
+                    let refresh = async move {
+                        let refresh = replay::refresh(&log, &executor, token);
+                        refreshing.run_until_cancelled(refresh).await;
+                    };
                     let answering = cancel.child_token();
                     let claims = broker::serve_claims(
                         client.clone(),
@@ -278,7 +285,7 @@ pub async fn start(
                         }
                         answering.cancel();
                     };
-                    tokio::join!(managing, claims, nodes);
+                    tokio::join!(managing, claims, nodes, refresh);
                 }
             })
             .await;

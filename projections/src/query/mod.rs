@@ -8,6 +8,7 @@
 mod cursor;
 mod gather;
 mod sql;
+mod standing;
 mod together;
 mod wait;
 
@@ -28,6 +29,7 @@ pub(crate) use cursor::ListKind;
 pub(crate) use gather::ById;
 pub use gather::Gathered;
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
+pub use standing::{ModelView, PreviousView, RebuildView};
 pub(crate) use together::Together;
 
 /// Longest page of any list.
