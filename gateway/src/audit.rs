@@ -11,7 +11,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::Refused;
 use crate::query::{Fresh, Params, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 use crate::{params, task};
 
 /// Which lines to list.
@@ -70,8 +70,8 @@ pub async fn list_audit(
         correlation: params::id("correlation", params.correlation.as_deref())?,
         outcome: outcome(params.outcome.as_deref())?,
     };
-    view::wait(&app, fresh, &[Model::Audit]).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Audit]).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.audit(&caller.tenant, &filter, limit, cursor).await?))
 }
 

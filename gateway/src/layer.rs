@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::auth::{self, Caller};
 use crate::error::{ApiError, render};
+use crate::query::refuse_as_of;
 use crate::room::Seat;
 use crate::trace::Trace;
 
@@ -154,6 +155,9 @@ impl Told {
                     Ok(caller) => self.about.caller.get_or_init(|| caller),
                     Err(refusal) => return refusal.into_response(),
                 };
+            }
+            if let Err(refusal) = refuse_as_of(&self.method, self.route(), request.uri()) {
+                return refusal.into_response();
             }
             next.run(request).await
         };

@@ -20,6 +20,7 @@ mod health;
 mod idempotency;
 mod io;
 mod layer;
+mod mend;
 mod metrics;
 mod models;
 mod node;

@@ -11,8 +11,9 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::ApiResult;
 use crate::openapi::Refused;
+use crate::params;
 use crate::query::{Fresh, Params};
-use crate::{params, view};
+use crate::view::{self, Seen};
 
 /// Which numbers to show.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -35,7 +36,8 @@ pub async fn tenant_metrics(
     fresh: Fresh,
 ) -> ApiResult {
     let filter = MetricsFilter { queue: params::text("queue", params.queue)? };
-    view::wait(&app, fresh, &[Model::Metrics, Model::Tasks, Model::Agents]).await?;
-    let answer = app.doors.queries.metrics(&caller.tenant, &filter).await?;
+    let models = &[Model::Metrics, Model::Tasks, Model::Agents];
+    let Seen { queries, .. } = view::seen(&app, fresh, models).await?;
+    let answer = queries.metrics(&caller.tenant, &filter).await?;
     Ok(view::with_position(Json(&*answer.value), answer.position, answer.lag_ms))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri};
-use domain::{Code, FieldError, Problem};
+use axum::http::{HeaderMap, Method, Uri};
+use domain::{Code, FieldError, Problem, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -42,15 +42,11 @@ pub struct NoParams {}
 /// # Errors
 /// When a parameter is unknown, stands there twice or is malformed.
 pub fn params<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
-    let text = uri.query().unwrap_or_default();
-    if text.split('&').any(|pair| pair.split('=').next() == Some("as_of")) {
-        // The time machine is not there yet; a present answer in its place would be a lie.
-        let fault = FieldError::new("/query/as_of", "not_possible", "`as_of` is not served yet");
-        let detail = "past states are not served yet; leave `as_of` away";
-        let problem = Problem::new(Code::NotPossible, detail);
-        return Err(Problem { errors: vec![fault], ..problem }.into());
-    }
-    Query::<T>::try_from_uri(uri).map(|Query(params)| params).map_err(|rejection| {
+    // When an answer is about is everybody's parameter: `Fresh` reads it.
+    let own = uri.query().unwrap_or_default().split('&').filter(|pair| !is_as_of(pair));
+    let own = format!("/?{}", own.collect::<Vec<_>>().join("&"));
+    let own: Uri = own.parse().map_err(|_| refused("malformed"))?;
+    Query::<T>::try_from_uri(&own).map(|Query(params)| params).map_err(|rejection| {
         let message = rejection.body_text();
         let message =
             message.strip_prefix("Failed to deserialize query string: ").unwrap_or(&message);
@@ -130,14 +126,97 @@ pub struct Fresh {
     pub min_position: Option<u64>,
     /// Longest wait for it.
     pub wait: Duration,
+    /// The moment of the past that the answer is about; absent: now.
+    pub as_of: Option<AsOf>,
+}
+
+/// A moment of the past.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AsOf {
+    /// When the log ended at this position.
+    Position(u64),
+    /// At this time, by `recorded_at`.
+    Time(Timestamp),
+}
+
+fn is_as_of(pair: &str) -> bool {
+    pair.split('=').next() == Some("as_of")
+}
+
+/// The routes below `/v1` that answer about now alone: streams, what is worked out from the
+/// scheduler's present state or for the future, and what names its positions itself.
+const LIVE_ONLY: [&str; 12] = [
+    "/events/stream",
+    "/events/{position}/proof",
+    "/ws",
+    "/agents/{id}/logs",
+    "/operations/{id}/events",
+    "/tasks/{id}/why",
+    "/tasks/{id}/candidates",
+    "/schedules/{id}/next",
+    "/schemas/{type}",
+    "/time/",
+    "/seals",
+    "/projections",
+];
+
+/// Whether a route's answers can be about the past.
+pub(crate) fn knows_the_past(route: &str) -> bool {
+    let base = crate::router::BASES.iter().find_map(|base| route.strip_prefix(base));
+    base.is_some_and(|path| {
+        !LIVE_ONLY.iter().any(|live| {
+            path == *live
+                || live.ends_with('/') && path.starts_with(live)
+                || path.strip_prefix(live).is_some_and(|rest| rest.starts_with('/'))
+        })
+    })
+}
+
+/// Refuses `as_of` where a present answer would stand in for a past one.
+///
+/// # Errors
+/// When it is there and the request changes something or its route knows the present alone.
+pub(crate) fn refuse_as_of(method: &Method, route: &str, uri: &Uri) -> Result<(), ApiError> {
+    let asked = uri.query().is_some_and(|query| query.split('&').any(is_as_of));
+    if !asked || (*method == Method::GET || *method == Method::HEAD) && knows_the_past(route) {
+        return Ok(());
+    }
+    let detail = "this is about now alone; leave `as_of` away";
+    let fault = FieldError::new("/query/as_of", "not_possible", detail);
+    let problem = Problem::new(Code::NotPossible, detail);
+    Err(Problem { errors: vec![fault], ..problem }.into())
+}
+
+/// Reads `as_of`: a position or a time with its zone.
+fn as_of(uri: &Uri) -> Result<Option<AsOf>, ApiError> {
+    #[derive(Deserialize)]
+    struct Only {
+        as_of: Option<String>,
+    }
+    let Query(Only { as_of }) = Query::<Only>::try_from_uri(uri)
+        .map_err(|_| ApiError::parameter("/query/as_of", "`as_of` may stand there once"))?;
+    let Some(text) = as_of else { return Ok(None) };
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let position = crate::params::position("as_of", Some(&text))?;
+        return match position {
+            Some(0) => Err(ApiError::parameter("/query/as_of", "positions begin at 1")),
+            position => Ok(position.map(AsOf::Position)),
+        };
+    }
+    let read = chrono::DateTime::parse_from_rfc3339(&text).map_err(|_| {
+        let message = "`as_of` must be a position, such as 42, or a time with its zone, such as \
+                       2026-01-31T12:00:00Z";
+        ApiError::parameter("/query/as_of", message)
+    })?;
+    Ok(Some(AsOf::Time(read.to_utc())))
 }
 
 impl Fresh {
-    /// Reads the headers of a query.
+    /// Reads a query's headers and its `as_of`.
     ///
     /// # Errors
-    /// When the position is no number, or the wait none.
-    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+    /// When a position is no number, a time none, or the wait none.
+    pub fn of(headers: &HeaderMap, uri: &Uri) -> Result<Self, ApiError> {
         let min_position = match headers.get("taffrail-min-position") {
             None => None,
             Some(value) => {
@@ -150,7 +229,8 @@ impl Fresh {
                 })?)
             }
         };
-        Ok(Self { min_position, wait: Prefer::of(headers)?.wait.unwrap_or(DEFAULT_WAIT) })
+        let wait = Prefer::of(headers)?.wait.unwrap_or(DEFAULT_WAIT);
+        Ok(Self { min_position, wait, as_of: as_of(uri)? })
     }
 }
 
@@ -158,7 +238,7 @@ impl<S: Sync> FromRequestParts<S> for Fresh {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Self::of(&parts.headers)
+        Self::of(&parts.headers, &parts.uri)
     }
 }
 
@@ -203,8 +283,40 @@ mod tests {
         assert_eq!(fault("limit=many").1, "/query/limit");
         assert_eq!(fault("limit=-1").0, 400);
         assert_eq!(fault("queue=a&queue=b").1, "/query/queue");
-        assert_eq!(fault("as_of=7").0, 422);
         assert!(limit(Some(0)).is_err() && limit(Some(201)).is_err() && limit(None).is_ok());
+    }
+
+    #[test]
+    fn a_moment_is_a_position_or_a_time_with_its_zone() {
+        let read = |query: &str| as_of(&format!("/v1/tasks?{query}").parse().expect("uri"));
+        assert_eq!(read("limit=3").expect("none"), None);
+        assert_eq!(read("as_of=7").expect("read"), Some(AsOf::Position(7)));
+        assert!(matches!(read("as_of=2026-01-31T12:00:00%2B01:00"), Ok(Some(AsOf::Time(_)))));
+        for bad in ["0", "-1", "", "2026-01-31T12:00:00", "yesterday", "9223372036854775808"] {
+            let refusal = read(&format!("as_of={bad}")).expect_err(bad);
+            assert_eq!(refusal.problem().errors[0].pointer, "/query/as_of");
+        }
+        assert!(read("as_of=1&as_of=2").is_err());
+        assert!(fault("as_of=7&queu=a").2.contains("did you mean `queue`"));
+    }
+
+    #[test]
+    fn what_is_about_now_alone_says_so() {
+        let uri: Uri = "/v1/x?as_of=7".parse().expect("uri");
+        for (method, route, taken) in [
+            (Method::GET, "/v1/tasks", true),
+            (Method::GET, "/api/v1/tasks/{id}", true),
+            (Method::POST, "/v1/tasks", false),
+            (Method::GET, "/v1/events/stream", false),
+            (Method::GET, "/v1/events", true),
+            (Method::GET, "/v1/time/diff", false),
+            (Method::GET, "/metrics", false),
+        ] {
+            assert_eq!(refuse_as_of(&method, route, &uri).is_ok(), taken, "{method} {route}");
+        }
+        assert!(
+            refuse_as_of(&Method::POST, "/v1/tasks", &"/v1/tasks".parse().expect("uri")).is_ok()
+        );
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub async fn serve(app: App, listener: TcpListener, cancel: CancellationToken) -
     let helpers = TaskTracker::new();
     helpers.spawn(keep_tokens(app.clone(), cancel.clone()));
     helpers.spawn(app.hub.clone().follow(cancel.clone()));
+    helpers.spawn(crate::mend::run(app.clone(), cancel.clone()));
     let room = Arc::new(Semaphore::new(app.doors.limits.connections));
     loop {
         let Ok(seat) = room.clone().acquire_owned().await else { break };

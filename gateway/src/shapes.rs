@@ -2,6 +2,7 @@
 //! path, and which fields of a change `null` clears. Both are asked of the domain.
 
 use domain::{Command, StreamType};
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{AnyOf, Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{OpenApi as Document, RefOr, Required};
 
@@ -13,6 +14,7 @@ pub(crate) fn exact(mut document: Document) -> Document {
         ("UpdateAgent", StreamType::Agent),
         ("UpdateSchedule", StreamType::Schedule),
     ];
+    moments(&mut document);
     for (name, kind) in changes {
         let components = document.components.as_mut();
         let schema = components.and_then(|components| components.schemas.get_mut(name));
@@ -21,6 +23,24 @@ pub(crate) fn exact(mut document: Document) -> Document {
         }
     }
     document
+}
+
+/// Says which queries can be asked about the past.
+fn moments(document: &mut Document) {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    let as_of = ParameterBuilder::new()
+        .name("as_of")
+        .parameter_in(ParameterIn::Query)
+        .description(Some(
+            "The past moment that the answer is about: a position, or a time (RFC 3339)",
+        ))
+        .schema(Some(text))
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        if let Some(get) = item.get.as_mut().filter(|_| crate::query::knows_the_past(path)) {
+            get.parameters.get_or_insert_default().push(as_of.clone().into());
+        }
+    }
 }
 
 /// Names the commands that `/{id}/{command}` takes, each with the shape of its body.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use domain::{AgentId, Code, OperationId, Problem, ScheduleId, StreamType, TaskId};
 use projections::agents::AgentView;
 use projections::schedules::ScheduleView;
-use projections::{Answer, Model, Page, QueryError};
+use projections::{Answer, Model, Page, Queries, QueryError};
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::conditional;
 use crate::error::{ApiError, ApiResult, chain};
-use crate::query::Fresh;
+use crate::query::{AsOf, Fresh};
 
 /// How long an answer to a change waits for the read model, where the caller asked for
 /// the whole resource.
@@ -47,6 +47,10 @@ impl From<&QueryError> for ApiError {
             }
             QueryError::NotYet { current } => not_yet(*current),
             QueryError::Database(_) | QueryError::Pool(_) => Self::unavailable(error),
+            QueryError::Spoilt { .. } => {
+                let problem = Problem::new(Code::Unavailable, error.to_string());
+                Problem { retry_after_ms: Some(5_000), ..problem }.into()
+            }
             QueryError::Row(_) => Self::internal(&chain(error)),
             QueryError::Full => {
                 let problem = Problem::new(Code::Busy, "too many queries wait for an answer");
@@ -63,11 +67,48 @@ fn not_yet(current: u64) -> ApiError {
     Problem { log_position: Some(current), retry_after_ms: Some(1_000), ..problem }.into()
 }
 
+/// The read models as a caller wants to see them.
+pub(crate) struct Seen {
+    /// What to ask: the present rows, or those of a moment.
+    pub(crate) queries: Queries,
+    /// What must have been seen before there can be said to be nothing: the log's head when
+    /// the request came, or the moment.
+    pub(crate) head: u64,
+}
+
 /// Waits until the models behind an answer reflect what the caller demands.
-pub(crate) async fn wait(app: &App, fresh: Fresh, models: &[Model]) -> ApiResult<()> {
-    let Some(position) = fresh.min_position else { return Ok(()) };
+pub(crate) async fn seen(app: &App, fresh: Fresh, models: &[Model]) -> ApiResult<Seen> {
     let queries = &app.doors.queries;
-    queries.wait_for_all(models, position, fresh.wait).await.map_err(not_yet)
+    let head = app.doors.reader.feed.head();
+    if let Some(position) = fresh.min_position {
+        queries.wait_for_all(models, position, fresh.wait).await.map_err(not_yet)?;
+    }
+    let Some(moment) = fresh.as_of else { return Ok(Seen { queries: queries.clone(), head }) };
+    let moment = resolve(queries, "as_of", moment).await?;
+    queries.wait_for_all(models, moment, fresh.wait).await.map_err(not_yet)?;
+    Ok(Seen { queries: queries.at(moment), head: moment })
+}
+
+/// The position that a moment stands for.
+///
+/// # Errors
+/// When it lies in the future or before the first event; names the parameter.
+pub(crate) async fn resolve(queries: &Queries, name: &str, moment: AsOf) -> ApiResult<u64> {
+    let refuse = |why: String| Err(ApiError::parameter(format!("/query/{name}"), why));
+    match moment {
+        AsOf::Position(position) => {
+            let head = queries.log_head().await?;
+            if position > head {
+                return refuse(format!("the log ends at {head}; {position} is in the future"));
+            }
+            Ok(position)
+        }
+        AsOf::Time(time) => match queries.position_at(time).await? {
+            None => refuse("this time is in the future".into()),
+            Some(0) => refuse("this time is before the first event".into()),
+            Some(position) => Ok(position),
+        },
+    }
 }
 
 /// A page as it is answered.
@@ -161,7 +202,7 @@ pub(crate) async fn shown(
     })
 }
 
-/// Lays over an agent what only its heartbeats know (invariant 12).
+/// Lays over an agent what only its heartbeats know (invariant 12), which is about now.
 pub(crate) fn overlay(app: &App, caller: &Caller, agent: &mut AgentView) {
     if let Some(seen) = app.doors.wire.observed(&caller.tenant, agent.id) {
         agent.last_heartbeat = Some(seen.at);

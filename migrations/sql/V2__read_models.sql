@@ -7,6 +7,8 @@
 
 CREATE SCHEMA read;
 CREATE SCHEMA rebuild;
+CREATE SCHEMA past;
+CREATE SCHEMA rebuild_past;
 
 -- How far each model is; moved in the transaction that changes its rows.
 CREATE TABLE read.checkpoints (
@@ -61,6 +63,7 @@ CREATE TABLE read.tasks (
     search       text NOT NULL,           -- lower case: title and the description's beginning
     percent      bigint,                  -- how far its agent last said it is
     escalated_at bigint,                  -- that it stands still for too long was recorded
+    at           bigint NOT NULL,         -- position of the event that made the row so
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX tasks_newest ON read.tasks (tenant, created) WHERE NOT archived;
@@ -91,6 +94,7 @@ CREATE TABLE read.agents (
     capabilities text[] NOT NULL,
     labels       text[] NOT NULL,
     search       text NOT NULL,
+    at           bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX agents_newest ON read.agents (tenant, created);
@@ -106,6 +110,7 @@ CREATE TABLE read.operations (
     created bigint NOT NULL,
     kind    text COLLATE "C" NOT NULL,
     state   text COLLATE "C" NOT NULL,
+    at      bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX operations_newest ON read.operations (tenant, created);
@@ -137,6 +142,7 @@ CREATE TABLE read.metrics (
     tenant text COLLATE "C" NOT NULL,
     key    text COLLATE "C" NOT NULL,     -- the queue; * for what names none
     doc    text NOT NULL,
+    at     bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 50);
 
@@ -219,7 +225,8 @@ DO $$
 DECLARE
     model text;
 BEGIN
-    FOREACH model IN ARRAY ARRAY['tasks', 'agents', 'operations', 'audit', 'metrics'] LOOP
+    FOREACH model IN ARRAY ARRAY['tasks', 'agents', 'operations', 'audit', 'metrics', 'parked']
+    LOOP
         EXECUTE format('ALTER TABLE read.%I ENABLE ROW LEVEL SECURITY', model);
         EXECUTE format('ALTER TABLE read.%I FORCE ROW LEVEL SECURITY', model);
         EXECUTE format('CREATE POLICY service ON read.%I FOR ALL TO taffrail_service '
@@ -230,7 +237,45 @@ BEGIN
     END LOOP;
 END $$;
 
-GRANT USAGE ON SCHEMA read TO taffrail_service, taffrail_gateway;
+-- Past versions of a model's rows: those that stood at a boundary (a multiple of 4,096
+-- positions) when they were replaced. With the live rows they are the world as of every
+-- boundary; positions between two are folded from the one before. `sum` tells a version whose
+-- document was changed by somebody else. As disposable as the live rows.
+CREATE FUNCTION past.keep(model text) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    EXECUTE format('CREATE TABLE past.%1$I (LIKE read.%1$I, until bigint NOT NULL, '
+                   'sum bigint NOT NULL, PRIMARY KEY (tenant, key, at))', model);
+    EXECUTE format('CREATE INDEX %2$I ON past.%1$I USING gist (int8range(at, until))',
+                   model, model || '_span');
+    -- Old and seldom read: small is better than quick.
+    EXECUTE format('ALTER TABLE past.%I ALTER doc SET STORAGE MAIN', model);
+    EXECUTE format('ALTER TABLE past.%I SET (toast_tuple_target = 128)', model);
+    EXECUTE format('ALTER TABLE past.%I ENABLE ROW LEVEL SECURITY', model);
+    EXECUTE format('ALTER TABLE past.%I FORCE ROW LEVEL SECURITY', model);
+    EXECUTE format('CREATE POLICY service ON past.%I FOR ALL TO taffrail_service '
+                   'USING (true) WITH CHECK (true)', model);
+    EXECUTE format('CREATE POLICY tenant ON past.%I FOR SELECT TO taffrail_gateway '
+                   'USING (tenant = (SELECT current_tenant()))', model);
+    EXECUTE format('GRANT SELECT ON past.%I TO taffrail_gateway', model);
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON past.%I TO taffrail_service', model);
+END $$;
+SELECT past.keep(model) FROM unnest(ARRAY['tasks', 'agents', 'operations', 'metrics']) model;
+-- The document of a past version, checked; one that is not as it was written is an error.
+CREATE FUNCTION past.sound(model text, doc text, at bigint, until bigint, sum bigint)
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS
+$$
+BEGIN
+    IF hashtextextended(doc, at # until) = sum THEN
+        RETURN doc;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'TF001', TABLE = model,
+        MESSAGE = format('the row of %s that stood from %s to %s is not as it was written',
+                         model, at, until);
+END $$;
+
+GRANT USAGE ON SCHEMA read, past TO taffrail_service, taffrail_gateway;
+GRANT USAGE ON SCHEMA rebuild_past TO taffrail_service;
 GRANT USAGE ON SCHEMA rebuild TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA rebuild TO taffrail_service;

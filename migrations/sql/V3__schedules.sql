@@ -7,6 +7,7 @@ CREATE TABLE read.schedules (
     created bigint NOT NULL,
     kind    text COLLATE "C" NOT NULL,
     state   text COLLATE "C" NOT NULL,
+    at      bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX schedules_newest ON read.schedules (tenant, created);
@@ -21,3 +22,4 @@ CREATE POLICY tenant ON read.schedules FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.schedules TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.schedules TO taffrail_service;
+SELECT past.keep('schedules');

@@ -5,6 +5,7 @@ CREATE TABLE read.queues (
     key    uuid NOT NULL,                 -- the queue's stream
     doc    text NOT NULL,
     name   text COLLATE "C" NOT NULL,    -- the queue's name
+    at     bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX queues_by_name ON read.queues (tenant, name);
@@ -18,3 +19,4 @@ CREATE POLICY tenant ON read.queues FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.queues TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.queues TO taffrail_service;
+SELECT past.keep('queues');

@@ -7,6 +7,7 @@ CREATE TABLE read.nodes (
     created bigint NOT NULL,
     name    text COLLATE "C" NOT NULL,    -- unique among those that are there
     state   text COLLATE "C" NOT NULL,
+    at      bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX nodes_newest ON read.nodes (tenant, created);
@@ -27,6 +28,7 @@ CREATE TABLE read.profiles (
     doc     text NOT NULL,
     created bigint NOT NULL,
     name    text COLLATE "C" NOT NULL,    -- unique among those that are there
+    at      bigint NOT NULL,
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX profiles_newest ON read.profiles (tenant, created);
@@ -41,3 +43,4 @@ CREATE POLICY tenant ON read.profiles FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.profiles TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.profiles TO taffrail_service;
+SELECT past.keep(model) FROM unnest(ARRAY['nodes', 'profiles']) model;

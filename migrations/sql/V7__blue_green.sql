@@ -7,13 +7,15 @@
 -- Past versions of rows, where there are any, are in a schema of their own beside each.
 
 CREATE SCHEMA retired;
-CREATE SCHEMA rebuild_past;
 CREATE SCHEMA retired_past;
 
 -- How far the version before was when another took its place.
 CREATE TABLE retired.checkpoints (LIKE read.checkpoints INCLUDING ALL);
 CREATE TABLE retired.parked (LIKE read.parked INCLUDING ALL);
 CREATE TABLE retired.numbers (LIKE read.numbers INCLUDING ALL);
+
+-- The functions run as the owner, whom row-level security binds too.
+CREATE POLICY owner ON read.parked FOR ALL TO CURRENT_USER USING (true) WITH CHECK (true);
 
 -- Which rebuild is under way; whoever is not the one here may not switch.
 CREATE UNLOGGED TABLE rebuild.runs (
@@ -35,10 +37,28 @@ $$
       AND EXISTS (SELECT FROM read.checkpoints c WHERE c.model = of_model)
 $$;
 
--- An empty table with the columns, checks, keys, policies and rights of another. Not logged:
--- what is made in one go and dropped after a crash needs no log. Other indexes come at the
--- end, when making them costs a fraction of keeping them.
-CREATE FUNCTION rebuild.make_twin(source regclass, building text) RETURNS void
+-- Adds the keys of a table to its twin, where they are missing.
+CREATE FUNCTION rebuild.add_keys(source regclass, building text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog AS
+$$
+DECLARE
+    name text := (SELECT c.relname FROM pg_class c WHERE c.oid = source);
+    twin regclass := to_regclass(format('%I.%I', building, name));
+    one  record;
+BEGIN
+    FOR one IN SELECT k.conname, pg_get_constraintdef(k.oid) AS definition FROM pg_constraint k
+               WHERE k.conrelid = source AND k.contype IN ('p', 'u')
+                 AND NOT EXISTS (SELECT FROM pg_constraint t
+                                 WHERE t.conrelid = twin AND t.conname = k.conname) LOOP
+        EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s', twin, one.conname, one.definition);
+    END LOOP;
+END $$;
+
+-- An empty table with the columns, checks, policies and rights of another, and its keys where
+-- rows are found by them meanwhile. Not logged: what is made in one go and dropped after a
+-- crash needs no log. Other indexes come at the end, when making them costs a fraction of
+-- keeping them.
+CREATE FUNCTION rebuild.make_twin(source regclass, building text, keyed boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog AS
 $$
 DECLARE
@@ -60,11 +80,9 @@ BEGIN
         building, name, source,
         (SELECT format(' WITH (%s)', array_to_string(c.reloptions, ', ')) FROM pg_class c
          WHERE c.oid = source AND c.reloptions IS NOT NULL));
-    FOR one IN SELECT k.conname, pg_get_constraintdef(k.oid) AS definition FROM pg_constraint k
-               WHERE k.conrelid = source AND k.contype IN ('p', 'u') LOOP
-        EXECUTE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s',
-                       building, name, one.conname, one.definition);
-    END LOOP;
+    IF keyed THEN
+        PERFORM rebuild.add_keys(source, building);
+    END IF;
     FOR one IN SELECT c.relrowsecurity AS bound, c.relforcerowsecurity AS forced
                FROM pg_class c WHERE c.oid = source LOOP
         IF one.bound THEN
@@ -123,7 +141,8 @@ BEGIN
     IF its_fold IS NOT NULL THEN
         FOR place IN SELECT * FROM rebuild.places(of_model) LOOP
             PERFORM rebuild.make_twin(
-                to_regclass(format('%I.%I', place.live, of_model)), place.building);
+                to_regclass(format('%I.%I', place.live, of_model)), place.building,
+                place.live = 'read');  -- past versions are only added
         END LOOP;
         INSERT INTO rebuild.checkpoints (model, position, generation, recorded_at, updated_at, fold)
         VALUES (of_model, 0, 1, 'epoch', clock_timestamp(), its_fold);
@@ -145,6 +164,7 @@ BEGIN
         source := to_regclass(format('%I.%I', place.live, of_model));
         where_ := format(' ON %I.%I USING ', place.live, of_model);
         EXECUTE format('ALTER TABLE %I.%I SET LOGGED', place.building, of_model);
+        PERFORM rebuild.add_keys(source, place.building);
         FOR one IN SELECT pg_get_indexdef(i.indexrelid) AS definition FROM pg_index i
                    WHERE i.indrelid = source AND NOT EXISTS (
                        SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid) LOOP
@@ -306,6 +326,6 @@ GRANT EXECUTE ON FUNCTION rebuild.start(text, uuid, uuid, integer), rebuild.fini
     rebuild.unlike(text) TO taffrail_service;
 REVOKE ALL ON FUNCTION read.standing() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION read.standing() TO taffrail_service, taffrail_gateway;
-GRANT USAGE ON SCHEMA retired, rebuild_past, retired_past TO taffrail_service;
+GRANT USAGE ON SCHEMA retired, retired_past TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA retired TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA rebuild TO taffrail_service;

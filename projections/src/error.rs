@@ -1,6 +1,9 @@
 //! What can go wrong on the read side.
 
 use store::StoreError;
+use tokio_postgres::error::DbError;
+
+use crate::Model;
 
 /// A read model could not be carried on.
 #[derive(Debug, thiserror::Error)]
@@ -87,9 +90,29 @@ pub enum QueryError {
     /// The query that was asked together with others failed.
     #[error("{0}")]
     Gathered(std::sync::Arc<QueryError>),
+    /// A kept past version is not as it was written; its model must be made anew.
+    #[error("a past row of {model} is not as it was written; {model} is made anew from the log")]
+    Spoilt {
+        /// The model.
+        model: Model,
+    },
     /// A stored row does not have the shape that this release reads.
     #[error("a stored row cannot be read: {0}")]
     Row(String),
+}
+
+/// What `past.sound` says.
+const SPOILT: &str = "TF001";
+
+impl QueryError {
+    /// Tells a past row that was changed from other faults of the database.
+    pub(crate) fn of(error: tokio_postgres::Error) -> Self {
+        let said = error.as_db_error().filter(|said| said.code().code() == SPOILT);
+        match said.and_then(DbError::table).and_then(|model| model.parse().ok()) {
+            Some(model) => Self::Spoilt { model },
+            None => Self::Database(error),
+        }
+    }
 }
 
 impl From<StoreError> for QueryError {

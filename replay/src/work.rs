@@ -1,14 +1,16 @@
 //! Rebuilds as operations: `projection.rebuild`, `projection.rollback`, `projection.forget`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use commands::{Boxed, CommandEnvelope, Errand, Executor, Work, command_id};
 use domain::operation::{
     AcceptOperation, OperationAccepted, OperationCommand, OperationProgress, Resource,
 };
-use domain::{Code, Json, Problem, TenantId};
+use domain::{Code, Json, Problem, Status, TenantId};
 use projections::{Model, ProjectionError};
 use store::Log;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::rebuild::{Rebuild, Standing, outdated, sweep};
@@ -23,6 +25,9 @@ pub const FORGET: &str = "projection.forget";
 
 /// Who asks for the rebuilds that a release brings with it.
 const ACTOR: &str = "manager:projections";
+
+/// Between two attempts to take on what a release brings with it.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Carries out the operations on read models.
 #[derive(Debug, Clone)]
@@ -80,17 +85,19 @@ impl Work for RebuildWork {
 
 /// What a release brings with it: removes what rebuilds left behind that were cut short, and
 /// takes on a rebuild of each model whose rows another version of the fold made. `term` tells
-/// one attempt from the next.
+/// one attempt from the next. Waits for a database or a processor that is not there yet.
 pub async fn refresh(log: &Log, executor: &Arc<dyn Executor>, term: i64) {
-    let found = async {
-        sweep(log).await?;
-        outdated(log).await
-    };
-    let found = match found.await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(%error, "it is not known whether read models are of another release");
-            return;
+    let found = loop {
+        let found = async {
+            sweep(log).await?;
+            outdated(log).await
+        };
+        match found.await {
+            Ok(found) => break found,
+            Err(error) => {
+                tracing::warn!(%error, "it is not known whether read models are of another release");
+                sleep(AGAIN).await;
+            }
         }
     };
     for old in found {
@@ -108,7 +115,13 @@ pub async fn refresh(log: &Log, executor: &Arc<dyn Executor>, term: i64) {
         let operation = domain::operation_id(command).0;
         let tenant = TenantId::default_tenant();
         let envelope = CommandEnvelope::new(tenant, operation, accept, command, ACTOR);
-        let outcome = executor.execute(envelope).await;
+        let outcome = loop {
+            let outcome = executor.execute(envelope.clone()).await;
+            if outcome.status != Status::Busy {
+                break outcome;
+            }
+            sleep(AGAIN).await;
+        };
         if let Some(problem) = &outcome.decision().problem {
             tracing::warn!(%model, problem = problem.detail, "the rebuild was not taken on");
         }

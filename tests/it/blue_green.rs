@@ -21,10 +21,15 @@ use crate::engine::{Running, caught_up, done, queries, submitted};
 use crate::http::Api;
 use crate::support::{self, SOON, TestDb};
 
-/// All that PostgreSQL knows of a model's table but its rows.
+/// All that PostgreSQL knows of a model's tables but their rows.
 async fn shape(db: &TestDb, model: Model) -> String {
+    let past = shape_in(db, "past", model).await;
+    format!("{}{past}", shape_in(db, "read", model).await)
+}
+
+async fn shape_in(db: &TestDb, schema: &str, model: Model) -> String {
     let sql = format!(
-        "WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = 'read.{model}'::regclass)
+        "WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = to_regclass('{schema}.{model}'))
          SELECT jsonb_pretty(jsonb_build_object(
              'table', (SELECT jsonb_build_array(t.relpersistence, t.reloptions, t.relrowsecurity,
                            t.relforcerowsecurity, t.relowner, t.relreplident) FROM t),
@@ -42,7 +47,7 @@ async fn shape(db: &TestDb, model: Model) -> String {
              'constraints', (SELECT jsonb_agg(k.conname || ' ' || pg_get_constraintdef(k.oid)
                                  ORDER BY k.conname) FROM t JOIN pg_constraint k ON k.conrelid = t.id),
              'policies', (SELECT jsonb_agg(to_jsonb(p.*) ORDER BY p.policyname) FROM pg_policies p
-                          WHERE p.schemaname = 'read' AND p.tablename = '{model}')))"
+                          WHERE p.schemaname = '{schema}' AND p.tablename = '{model}')))"
     );
     db.sql(&sql).await.unwrap()
 }

@@ -457,7 +457,7 @@ async fn queues_dead_letters_and_filters_find_what_they_name() {
     let queue = queries.queue(&tenant(), "q", SOON).await.unwrap().value.unwrap();
     assert_eq!((queue.depth, queue.by_priority["high"], queue.by_priority["low"]), (2, 1, 0));
     assert_eq!((queue.by_state["assigned"], queue.by_state["failed"]), (1, 1));
-    assert!(queue.oldest_age_ms.is_some());
+    assert!(queue.oldest_queued_at.is_some());
     assert_eq!(queries.queues(&tenant()).await.unwrap().value.len(), 1);
     assert_eq!(queries.queue(&tenant(), "none", SOON).await.unwrap().value, None);
     running.stop().await;

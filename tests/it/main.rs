@@ -12,6 +12,7 @@ mod agent_lines;
 mod agent_logs;
 mod agents;
 mod agents_wire;
+mod as_of;
 mod bad_input;
 mod bad_work;
 mod bench;

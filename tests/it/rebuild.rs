@@ -79,7 +79,7 @@ async fn a_rebuild_mends_rows_that_are_wrong_missing_or_too_many() {
     db.sql(&format!(
         "INSERT INTO read.tasks SELECT tenant, '{extra}', doc, 77, number, state, queue, priority,
                 agent_id, holder, parent_id, due_at, queued_at, archived, capabilities, labels, search,
-                percent, escalated_at
+                percent, escalated_at, at
                 FROM read.tasks WHERE key = '{wrong}';
          UPDATE read.tasks SET doc = replace(doc, '\"title\":\"a\"', '\"title\":\"z\"')
                 WHERE key = '{wrong}';

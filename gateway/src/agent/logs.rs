@@ -28,7 +28,7 @@ use crate::events::event_stream;
 use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Id, Params};
-use crate::view;
+use crate::view::{self, Seen};
 
 use super::routes::MODELS;
 
@@ -112,9 +112,8 @@ pub async fn follow_logs(
     headers: HeaderMap,
 ) -> ApiResult {
     let wanted = Wanted::read(&params, &headers)?;
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, MODELS).await?;
-    let known = app.doors.queries.agent(&caller.tenant, AgentId(id), fresh.wait).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, MODELS).await?;
+    let known = queries.agent(&caller.tenant, AgentId(id), fresh.wait).await?;
     view::present(known, "agent", head)?;
     let slot = app.stream_slot(&caller)?;
     let logs = app.doors.logs.open(caller.tenant, AgentId(id), wanted.after).await?;

@@ -18,7 +18,7 @@ use crate::openapi::{Accepted, Refused};
 use crate::operation::accept_command;
 use crate::params;
 use crate::query::{Fresh, Id, NoParams, Params, id, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 const AGENT: StreamType = StreamType::Agent;
 /// The models behind an agent: the tasks it holds are read from the tasks.
@@ -108,10 +108,12 @@ pub async fn list_agents(
         node: params::text("node", params.node)?,
         q: params::text("q", params.q)?,
     };
-    view::wait(&app, fresh, MODELS).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, MODELS).await?;
+    let cursor = params.cursor.as_deref();
     let mut page = queries.agents(&caller.tenant, &filter, limit, cursor).await?;
-    page.value.items.iter_mut().for_each(|agent| view::overlay(&app, &caller, agent));
+    if queries.moment().is_none() {
+        page.value.items.iter_mut().for_each(|agent| view::overlay(&app, &caller, agent));
+    }
     Ok(view::list(page))
 }
 
@@ -128,10 +130,11 @@ pub async fn get_agent(
     fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, MODELS).await?;
-    let mut found = app.doors.queries.agent(&caller.tenant, AgentId(id), fresh.wait).await?;
-    if let Some(agent) = &mut found.value {
+    let Seen { queries, head } = view::seen(&app, fresh, MODELS).await?;
+    let mut found = queries.agent(&caller.tenant, AgentId(id), fresh.wait).await?;
+    if queries.moment().is_none()
+        && let Some(agent) = &mut found.value
+    {
         view::overlay(&app, &caller, agent);
     }
     // Heartbeats and tasks change an agent's picture without a new version of its stream,

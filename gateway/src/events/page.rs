@@ -16,7 +16,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Params, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 /// A page of CloudEvents.
 pub type EventList = List<Value>;
@@ -58,6 +58,7 @@ pub async fn list_events(
     let after = params::position("after", params.after.as_deref())?.unwrap_or_default();
     // The log itself is read: what stands in it is visible at once.
     at_least(&app, fresh).await?;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[]).await?;
     let stream = crate::task::stream(&app, &caller, params.stream, fresh).await?;
     let mut filter = EventFilter {
         stream: params::id("stream", stream.as_deref())?,
@@ -73,7 +74,7 @@ pub async fn list_events(
             return Err(ApiError::parameter("/query/type", message));
         }
     }
-    let page = app.doors.queries.events(&caller.tenant, &filter, after, limit).await?;
+    let page = queries.events(&caller.tenant, &filter, after, limit).await?;
     let epoch = app.hub.epoch();
     let items = cloud_events(&page.value.events, epoch);
     let next = page.value.next.map(|next| next.to_string());

@@ -52,10 +52,11 @@ pub async fn stream_events(
     State(app): State<App>,
     caller: Caller,
     Params(params): Params<StreamParams>,
+    fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
     let wanted = cursor::of_request(&headers, params.after.as_deref())?;
-    let stream = crate::task::stream(&app, &caller, params.stream, Fresh::of(&headers)?).await?;
+    let stream = crate::task::stream(&app, &caller, params.stream, fresh).await?;
     let filter = StreamFilter::read(params.types.as_deref(), stream.as_deref())?;
     let slot = Arc::new(app.stream_slot(&caller)?);
     Ok(answer(Live::open(&app, &caller, slot, filter, wanted).await?))

@@ -18,7 +18,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::openapi::{Accepted, Refused};
 use crate::operation::accept_work;
 use crate::query::{Fresh, Id, NoParams, Params};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 /// Sums up the health of the fleet: in all, by node, by crew.
 #[utoipa::path(get, path = "/fleet", tag = "agents", responses(
@@ -31,8 +31,8 @@ pub async fn fleet(
     Params(NoParams {}): Params<NoParams>,
     fresh: Fresh,
 ) -> ApiResult {
-    view::wait(&app, fresh, &[Model::Agents]).await?;
-    let found = app.doors.queries.fleet(&caller.tenant).await?;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Agents]).await?;
+    let found = queries.fleet(&caller.tenant).await?;
     Ok(view::with_position(Answer(found.value), found.position, found.lag_ms))
 }
 
@@ -47,8 +47,8 @@ pub async fn capabilities(
     Params(NoParams {}): Params<NoParams>,
     fresh: Fresh,
 ) -> ApiResult {
-    view::wait(&app, fresh, &[Model::Agents]).await?;
-    Ok(view::list(app.doors.queries.capabilities(&caller.tenant).await?))
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Agents]).await?;
+    Ok(view::list(queries.capabilities(&caller.tenant).await?))
 }
 
 /// Which agents to restart, and how many at a time.

@@ -19,7 +19,7 @@ use crate::openapi::{Accepted, Refused};
 use crate::operation::accept_work;
 use crate::params;
 use crate::query::{Fresh, Id, NoParams, Params, id, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 const NODE: StreamType = StreamType::Node;
 /// The models behind a node: what runs there is read from the agents.
@@ -59,8 +59,8 @@ pub async fn list_nodes(
         states: params::words("state", params.state.as_deref())?,
         name: params::text("name", params.name)?,
     };
-    view::wait(&app, fresh, MODELS).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, MODELS).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.nodes(&caller.tenant, &filter, limit, cursor).await?))
 }
 
@@ -77,9 +77,8 @@ pub async fn get_node(
     fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, MODELS).await?;
-    let found = app.doors.queries.node(&caller.tenant, NodeId(id), fresh.wait).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, MODELS).await?;
+    let found = queries.node(&caller.tenant, NodeId(id), fresh.wait).await?;
     // Its agents change its picture without a new version of its stream.
     let mut conditions = headers;
     conditions.remove(axum::http::header::IF_NONE_MATCH);

@@ -20,7 +20,7 @@ use crate::events::{Live, StreamFilter, cursor, sse_answer};
 use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Id, NoParams, Params, id, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 const OPERATION: StreamType = StreamType::Operation;
 
@@ -55,8 +55,8 @@ pub async fn list_operations(
         kind: params::text("kind", params.kind)?,
         states: params::words("state", params.state.as_deref())?,
     };
-    view::wait(&app, fresh, &[Model::Operations]).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Operations]).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.operations(&caller.tenant, &filter, limit, cursor).await?))
 }
 
@@ -73,9 +73,7 @@ pub async fn get_operation(
     fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, &[Model::Operations]).await?;
-    let queries = &app.doors.queries;
+    let Seen { queries, head } = view::seen(&app, fresh, &[Model::Operations]).await?;
     let found = queries.operation(&caller.tenant, OperationId(id), fresh.wait).await?;
     view::one(found, "operation", head, |operation| operation.version, &headers)
 }

@@ -8,8 +8,8 @@ use domain::profile::{
     DeleteProfile, Profile, ProfileCommand, PutProfile, Use, profile_id, resolve,
 };
 use domain::{Code, TenantId, ids};
-use projections::Model;
 use projections::profiles::ProfileView;
+use projections::{Model, Queries};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -20,7 +20,7 @@ use crate::change::{Call, Changed, Target, change};
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{Accepted, Refused};
 use crate::query::{Fresh, Params, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 /// The models behind a profile.
 const MODELS: &[Model] = &[Model::Profiles];
@@ -50,8 +50,8 @@ pub async fn list_profiles(
     fresh: Fresh,
 ) -> ApiResult {
     let limit = limit(params.limit)? as usize;
-    view::wait(&app, fresh, MODELS).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, MODELS).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.profiles(&caller.tenant, limit, cursor).await?))
 }
 
@@ -82,13 +82,12 @@ pub async fn get_profile(
     headers: HeaderMap,
 ) -> ApiResult {
     check(&name)?;
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, MODELS).await?;
-    let mut found = app.doors.queries.profile(&caller.tenant, &name, fresh.wait).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, MODELS).await?;
+    let mut found = queries.profile(&caller.tenant, &name, fresh.wait).await?;
     if params.resolved
         && let Some(shown) = &mut found.value
     {
-        let known = chain(&app, &caller.tenant, &shown.profile).await?;
+        let known = chain(&queries, &caller.tenant, &shown.profile).await?;
         let used = Use::Inline(shown.profile.clone());
         let whole = resolve(&used, |name| known.get(name).map(|profile| &**profile))?;
         *shown.profile = whole.profile;
@@ -115,7 +114,7 @@ pub async fn put_profile(
     if profile.extends.is_some() {
         // What would go round in a circle is refused here; two that are set at the same
         // moment are found out when an agent is started.
-        let mut known = chain(&app, &tenant, &profile).await?;
+        let mut known = chain(&app.doors.queries, &tenant, &profile).await?;
         known.insert(name.clone(), profile.clone());
         let whole = resolve(&Use::Named(name.clone()), |name| known.get(name).map(|p| &**p));
         if let Err(problem) = whole
@@ -158,9 +157,9 @@ fn check(name: &str) -> Result<(), ApiError> {
     Err(ApiError::parameter("/path/name", "1 to 64 of the characters A-Z a-z 0-9 _ -"))
 }
 
-/// The profiles that one extends, as they are now.
+/// The profiles that one extends.
 async fn chain(
-    app: &App,
+    queries: &Queries,
     tenant: &TenantId,
     profile: &Profile,
 ) -> Result<HashMap<String, Box<Profile>>, ApiError> {
@@ -170,7 +169,7 @@ async fn chain(
         if known.len() >= LONGEST {
             break;
         }
-        let found = app.doors.queries.profile(tenant, &name, PATIENCE).await?;
+        let found = queries.profile(tenant, &name, PATIENCE).await?;
         let Some(found) = found.value else { break };
         next.clone_from(&found.profile.extends);
         known.insert(name, found.profile);

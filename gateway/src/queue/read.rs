@@ -7,16 +7,18 @@ use domain::task::{ClaimTasks, Claimed};
 use projections::Model;
 use projections::queues::{QueueStanding, QueueView};
 use projections::{Answer, Page};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::check;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::JsonBytes;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::layer::Asked;
 use crate::openapi::Refused;
 use crate::query::{Fresh, NoParams, Params};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 /// The models behind a queue.
 const MODELS: &[Model] = &[Model::Tasks, Model::Metrics, Model::Queues];
@@ -46,25 +48,49 @@ pub async fn claim(
     Ok(Json(claimed).into_response())
 }
 
+/// How to show queues.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct QueueParams {
+    /// With what their tasks wait for, as the scheduler has it now.
+    #[serde(default)]
+    standing: bool,
+}
+
+impl QueueParams {
+    /// What the scheduler knows is about now.
+    fn check(&self, fresh: Fresh) -> Result<(), ApiError> {
+        if self.standing && fresh.as_of.is_some() {
+            let why = "`standing` is known of the present alone; leave it or `as_of` away";
+            return Err(ApiError::parameter("/query/standing", why));
+        }
+        Ok(())
+    }
+}
+
 /// Lists the queues that a task names or once named, by name.
-#[utoipa::path(get, path = "/queues", tag = "queues", responses(
+#[utoipa::path(get, path = "/queues", tag = "queues", params(QueueParams), responses(
     (status = 200, description = "All queues", body = List<QueueView>),
     (status = "4XX", response = Refused),
 ))]
 pub async fn list_queues(
     State(app): State<App>,
     caller: Caller,
-    Params(NoParams {}): Params<NoParams>,
+    Params(params): Params<QueueParams>,
     fresh: Fresh,
 ) -> ApiResult {
-    view::wait(&app, fresh, MODELS).await?;
-    let mut queues = app.doors.queries.queues(&caller.tenant).await?;
-    overlay(&app, &caller, &mut queues.value);
+    params.check(fresh)?;
+    let Seen { queries, .. } = view::seen(&app, fresh, MODELS).await?;
+    let mut queues = queries.queues(&caller.tenant).await?;
+    if params.standing {
+        overlay(&app, &caller, &mut queues.value);
+    }
     Ok(view::list(queues.map(|items| Page { items, next: None })))
 }
 
 /// Shows a queue: depth by priority and state, age of the oldest, rates, policy.
-#[utoipa::path(get, path = "/queues/{queue}", tag = "queues", params(("queue" = String, Path)), responses(
+#[utoipa::path(get, path = "/queues/{queue}", tag = "queues", params(("queue" = String, Path), QueueParams), responses(
     (status = 200, description = "The queue", body = QueueView),
     (status = "4XX", response = Refused),
 ))]
@@ -72,15 +98,17 @@ pub async fn get_queue(
     State(app): State<App>,
     caller: Caller,
     Path(queue): Path<String>,
-    Params(NoParams {}): Params<NoParams>,
+    Params(params): Params<QueueParams>,
     fresh: Fresh,
 ) -> ApiResult {
     check(&queue)?;
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, MODELS).await?;
-    let found = app.doors.queries.queue(&caller.tenant, &queue, fresh.wait).await?;
+    params.check(fresh)?;
+    let Seen { queries, head } = view::seen(&app, fresh, MODELS).await?;
+    let found = queries.queue(&caller.tenant, &queue, fresh.wait).await?;
     let Answer { mut value, position, lag_ms } = view::present(found, "queue", head)?;
-    overlay(&app, &caller, std::slice::from_mut(&mut value));
+    if params.standing {
+        overlay(&app, &caller, std::slice::from_mut(&mut value));
+    }
     Ok(view::with_position(Json(value), position, lag_ms))
 }
 

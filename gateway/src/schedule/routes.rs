@@ -19,7 +19,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::openapi::{Accepted, Refused};
 use crate::params;
 use crate::query::{Fresh, Id, NoParams, Params, id, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 const SCHEDULE: StreamType = StreamType::Schedule;
 /// Slots that are shown when nothing is said.
@@ -71,8 +71,8 @@ pub async fn list_schedules(
         kinds: params::words("kind", params.kind.as_deref())?,
         states: params::words::<ScheduleState>("state", params.state.as_deref())?,
     };
-    view::wait(&app, fresh, &[Model::Schedules]).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Schedules]).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.schedules(&caller.tenant, &filter, limit, cursor).await?))
 }
 
@@ -89,10 +89,9 @@ pub async fn get_schedule(
     fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, &[Model::Schedules]).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, &[Model::Schedules]).await?;
     let id = ScheduleId(id);
-    let found = app.doors.queries.schedule(&caller.tenant, id, fresh.wait).await?;
+    let found = queries.schedule(&caller.tenant, id, fresh.wait).await?;
     let shown = found.map(|row| row.map(|row| ScheduleView::of(id, row)));
     view::one(shown, "schedule", head, |schedule| schedule.version, &headers)
 }
@@ -138,9 +137,8 @@ pub async fn next_runs(
         let message = format!("`limit` must lie between 1 and {MAX_RUNS}");
         return Err(ApiError::parameter("/query/limit", message));
     }
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, &[Model::Schedules]).await?;
-    let found = app.doors.queries.schedule(&caller.tenant, ScheduleId(id), fresh.wait).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, &[Model::Schedules]).await?;
+    let found = queries.schedule(&caller.tenant, ScheduleId(id), fresh.wait).await?;
     let Answer { value, position, lag_ms } = view::present(found, "schedule", head)?;
     let items = value.upcoming(app.doors.clock.now(), most as usize);
     let state = value.schedule.state.unwrap_or(ScheduleState::Deleted);

@@ -17,7 +17,7 @@ use crate::events::{EventList, at_least, cloud_events};
 use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Params, limit};
-use crate::view::{self, List};
+use crate::view::{self, List, Seen};
 
 use super::TaskAt;
 
@@ -97,8 +97,7 @@ pub async fn list_tasks(
 ) -> ApiResult {
     let (limit, cursor) = (limit(params.limit)?, params.cursor.take());
     let filter = params.filter(&app, &caller, fresh).await?;
-    view::wait(&app, fresh, &[Model::Tasks]).await?;
-    let queries = &app.doors.queries;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Tasks]).await?;
     let page = queries.tasks(&caller.tenant, &filter, limit as usize, cursor.as_deref()).await?;
     Ok(view::list(page))
 }
@@ -117,7 +116,8 @@ pub async fn list_children(
 ) -> ApiResult {
     let limit = limit(params.limit)? as usize;
     exists(&app, &caller, id.into(), fresh).await?;
-    let (queries, cursor) = (&app.doors.queries, params.cursor.as_deref());
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Tasks]).await?;
+    let cursor = params.cursor.as_deref();
     Ok(view::list(queries.task_children(&caller.tenant, id.into(), limit, cursor).await?))
 }
 
@@ -138,8 +138,7 @@ pub async fn list_dead_letters(
         let message = "dead letters are `failed` or `dead`";
         return Err(ApiError::parameter("/query/state", message));
     }
-    view::wait(&app, fresh, &[Model::Tasks]).await?;
-    let queries = &app.doors.queries;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[Model::Tasks]).await?;
     let page = queries.dead_letters(&caller.tenant, &filter, limit, cursor.as_deref()).await?;
     Ok(view::list(page))
 }
@@ -173,8 +172,12 @@ pub async fn list_task_events(
         return Err(ApiError::parameter("/query/after", "`after` must be a version"));
     }
     at_least(&app, fresh).await?;
+    let Seen { queries, .. } = view::seen(&app, fresh, &[]).await?;
     let log = &app.doors.reader.log;
     let mut events = log.read_stream(&caller.tenant, id, after, limit + 1).await?;
+    if let Some(moment) = queries.moment() {
+        events.truncate(events.partition_point(|event| event.position <= moment));
+    }
     let foreign = events.first().is_some_and(|event| event.stream_type != crate::TASK);
     if foreign || (after == 0 && events.is_empty()) {
         return Err(ApiError::not_found("task"));
@@ -184,7 +187,7 @@ pub async fn list_task_events(
     events.truncate(limit);
     let next = events.last().filter(|_| more).map(|last| last.version.to_string());
     let items = cloud_events(&events, head.epoch);
-    let position = head.position;
+    let position = queries.moment().unwrap_or(head.position);
     let answer: Response = view::with_position(Json(List { items, next, position }), position, 0);
     Ok(answer)
 }
@@ -196,8 +199,7 @@ pub(super) async fn exists(
     id: TaskId,
     fresh: Fresh,
 ) -> ApiResult<projections::Answer<TaskView>> {
-    let head = app.doors.reader.feed.head();
-    view::wait(app, fresh, &[Model::Tasks]).await?;
-    let found = app.doors.queries.task(&caller.tenant, id, fresh.wait).await?;
+    let Seen { queries, head } = view::seen(app, fresh, &[Model::Tasks]).await?;
+    let found = queries.task(&caller.tenant, id, fresh.wait).await?;
     view::present(found, "task", head)
 }

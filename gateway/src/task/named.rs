@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
 use crate::query::Fresh;
-use crate::view;
+use crate::view::{self, Seen};
 
 /// The task of a path. A number is looked up first, at the position that the caller demands;
 /// an id is taken as it is.
@@ -38,7 +38,7 @@ impl FromRequestParts<App> for TaskAt {
             return Ok(Self(id.0));
         }
         let caller = Caller::from_request_parts(parts, app).await?;
-        let fresh = Fresh::of(&parts.headers)?;
+        let fresh = Fresh::of(&parts.headers, &parts.uri)?;
         Ok(Self(found(app, &caller, named, fresh).await?.0))
     }
 }
@@ -57,9 +57,8 @@ pub(crate) async fn found(
         TaskRef::Id(id) => return Ok(id),
         TaskRef::Number(number) => number,
     };
-    let head = app.doors.reader.feed.head();
-    view::wait(app, fresh, &[Model::Tasks]).await?;
-    let task = app.doors.queries.task_numbered(&caller.tenant, number, fresh.wait).await?;
+    let Seen { queries, head } = view::seen(app, fresh, &[Model::Tasks]).await?;
+    let task = queries.task_numbered(&caller.tenant, number, fresh.wait).await?;
     Ok(view::present(task, "task", head)?.value)
 }
 

@@ -14,7 +14,7 @@ use crate::change::{Call, Changed, Target, change, not_here, parse};
 use crate::error::ApiResult;
 use crate::openapi::{Accepted, Refused};
 use crate::query::{Fresh, NoParams, Params};
-use crate::view;
+use crate::view::{self, Seen};
 
 use super::TaskAt;
 
@@ -47,9 +47,8 @@ pub async fn get_task(
     fresh: Fresh,
     headers: HeaderMap,
 ) -> ApiResult {
-    let head = app.doors.reader.feed.head();
-    view::wait(&app, fresh, &[Model::Tasks]).await?;
-    let found = app.doors.queries.task_text(&caller.tenant, TaskId(id), fresh.wait).await?;
+    let Seen { queries, head } = view::seen(&app, fresh, &[Model::Tasks]).await?;
+    let found = queries.task_text(&caller.tenant, TaskId(id), fresh.wait).await?;
     view::one(found, "task", head, |task| task.version, &headers)
 }
 

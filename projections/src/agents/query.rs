@@ -85,7 +85,7 @@ impl Queries {
 }
 
 fn listing(tenant: &TenantId, filter: &AgentFilter, limit: usize, behind: Option<Cursor>) -> Sql {
-    let mut sql = Sql::new("SELECT a.tenant, a.key, a.doc, a.created FROM read.agents a");
+    let mut sql = Sql::page_of(Model::Agents, "a", "a.tenant, a.key, a.doc, a.created");
     sql.with(" WHERE a.tenant = #", tenant.as_str().to_owned());
     in_states(&mut sql, &filter.states);
     if let Some(role) = &filter.role {
@@ -109,7 +109,7 @@ fn listing(tenant: &TenantId, filter: &AgentFilter, limit: usize, behind: Option
     if let Some(behind) = behind {
         sql.with(" AND a.created < #", bigint(behind.position));
     }
-    sql.with(" ORDER BY a.created DESC LIMIT #", limit as i64 + 1);
+    sql.newest("a", limit);
     sql
 }
 

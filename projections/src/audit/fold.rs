@@ -50,6 +50,7 @@ impl Projection for Audit {
         Column::new("cause", ColumnKind::Int),
     ];
     const WRITE_ONCE: bool = true;
+    const AT: &'static str = "key";
     /// The log has the event; a copy of it would double the cost of every command.
     const DOCUMENT: bool = false;
     /// The event's position.

@@ -108,7 +108,7 @@ impl Key for i64 {
 
 impl ColumnKind {
     /// The element type that `unnest` is given for it.
-    pub(super) const fn unnested(self) -> &'static str {
+    pub(crate) const fn unnested(self) -> &'static str {
         match self {
             // Arrays of arrays must be rectangular, so words travel as array literals.
             Self::Text | Self::Words => "text",
@@ -127,7 +127,7 @@ impl ColumnKind {
     }
 
     /// One array out of the cells of a column.
-    pub(super) fn array(self, cells: impl Iterator<Item = Cell>) -> Box<dyn ToSql + Sync + Send> {
+    pub(crate) fn array(self, cells: impl Iterator<Item = Cell>) -> Box<dyn ToSql + Sync + Send> {
         match self {
             Self::Text | Self::Words => Box::new(cells.map(Cell::into_text).collect::<Vec<_>>()),
             Self::Uuid => Box::new(cells.map(Cell::into_uuid).collect::<Vec<_>>()),

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::storage::Values;
+use super::statements::Values;
 use crate::{Model, ProjectionError};
 
 /// How long the first batch waits for those of the other models.

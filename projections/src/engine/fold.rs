@@ -25,10 +25,35 @@ pub type Rows<P> = HashMap<(TenantId, <P as Projection>::Key), Slot<<P as Projec
 pub struct Slot<R> {
     /// The row now.
     pub row: Option<R>,
+    /// The position of the event that made it so; 0 where none did.
+    pub at: u64,
     /// Whether a row was stored before the batch.
     pub stored: bool,
     /// Whether an event touched it.
     pub touched: bool,
+    /// Versions that stood at a [boundary](boundary) and do no more, oldest first.
+    pub past: Vec<PastRow<R>>,
+}
+
+/// A version of a row that another one has replaced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PastRow<R> {
+    /// The row.
+    pub row: R,
+    /// The position that made it so.
+    pub at: u64,
+    /// The position that replaced it.
+    pub until: u64,
+}
+
+/// How far boundaries are apart. A past version of a row is kept where it stood at one; the
+/// world as of any other position is folded from the boundary before it, so this is also the
+/// most that a look into the past has to fold.
+pub const INTERVAL: u64 = 4_096;
+
+/// The last boundary up to a position: the multiple of [`INTERVAL`].
+pub const fn boundary(position: u64) -> u64 {
+    position - position % INTERVAL
 }
 
 /// Why and where a stream stands still for one read model.
@@ -131,7 +156,7 @@ impl<P: Projection> Batch<P> {
                 for key in keys {
                     let place = (recorded.tenant.clone(), key.clone());
                     let slot = rows.entry(place).or_insert_with(Slot::empty);
-                    slot.touched = true;
+                    slot.leave(recorded.position);
                     slot.row = projection.fold(key, slot.row.take(), recorded, event);
                     if let (Some(row), Some(number)) = (&mut slot.row, number) {
                         P::number(row, *number);
@@ -173,14 +198,27 @@ impl<P: Projection> Batch<P> {
     }
 }
 
-impl<R> Slot<R> {
+impl<R: Clone> Slot<R> {
     fn empty() -> Self {
-        Self { row: None, stored: false, touched: false }
+        Self { row: None, at: 0, stored: false, touched: false, past: Vec::new() }
     }
 
-    /// A row as it was stored.
-    pub fn stored(row: R) -> Self {
-        Self { row: Some(row), stored: true, touched: false }
+    /// A row as it was stored, and the position that made it so.
+    pub fn stored(row: R, at: u64) -> Self {
+        Self { row: Some(row), at, stored: true, ..Self::empty() }
+    }
+
+    /// An event is about to change the row: keeps it where it stood at a boundary.
+    fn leave(&mut self, until: u64) {
+        let (at, last) = (self.at, until.saturating_sub(1));
+        if at > 0
+            && at <= boundary(last)
+            && let Some(row) = &self.row
+        {
+            self.past.push(PastRow { row: row.clone(), at, until });
+        }
+        self.at = until;
+        self.touched = true;
     }
 }
 

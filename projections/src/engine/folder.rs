@@ -129,6 +129,7 @@ impl<P: Projection> Folder<P> {
         self.kept.retain(|_, slot| {
             slot.stored = slot.row.is_some();
             slot.touched = false;
+            slot.past.clear();
             slot.stored
         });
         self.kept_bytes = folded.bytes;

@@ -10,7 +10,9 @@ mod numbers;
 mod pace;
 mod pages;
 mod run;
+mod statements;
 mod storage;
+mod tail;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -20,13 +22,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use cell::{Cell, Column, ColumnKind, Key};
-pub use fold::{Parked, Rows, StreamKey};
+pub use fold::{INTERVAL, Parked, PastRow, Rows, StreamKey, boundary};
 pub use folder::{Folded, Folder};
 pub use numbers::Numbers;
 pub use pace::{MAX_BATCH, Pace};
 pub use run::run_all;
+pub(crate) use statements::column_names;
 pub(crate) use storage::read_row;
 pub use storage::{Checkpoint, Schema, Storage, document, stored, stored_sql};
+pub(crate) use tail::Tail;
 
 /// A pure fold of the log over keyed rows.
 ///
@@ -46,6 +50,8 @@ pub trait Projection: Send + Sync + 'static {
     /// Rows are kept as documents. Without, only key and columns are: the row is folded from
     /// its one event whenever it is read.
     const DOCUMENT: bool = true;
+    /// The column that holds the position which made a row so.
+    const AT: &'static str = "at";
     /// The streams of this type are counted per tenant in the order of the log, from 1, and
     /// each one's number is [given](Projection::number) to the rows of its first event.
     const NUMBERED: Option<StreamType> = None;

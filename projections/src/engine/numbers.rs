@@ -6,6 +6,7 @@
 //! beside the rows and written with them and the checkpoint, in one statement.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use deadpool_postgres::GenericClient;
 use domain::{Recorded, TenantId};
@@ -81,6 +82,16 @@ impl Numbers {
             self.last.entry(tenant).or_insert(Last { number: 0, changed: false });
         }
         Ok(())
+    }
+
+    /// Whether some events begin streams that the model counts.
+    pub(crate) fn count_on<P: Projection>(events: &[Arc<Recorded>]) -> bool {
+        events.iter().any(|event| begins::<P>(event))
+    }
+
+    /// Where one tenant's count stands.
+    pub(crate) fn after(tenant: &TenantId, number: u64) -> Self {
+        Self { last: HashMap::from([(tenant.clone(), Last { number, changed: false })]) }
     }
 
     /// Whether there is anything to write.

@@ -16,7 +16,8 @@ use tokio_postgres::types::ToSql;
 use super::commit::{BEGIN, Write};
 use super::fold::{Parked, Rows, Slot, StreamKey};
 use super::folder::Folded;
-use super::{Cell, Column, ColumnKind, Key, Numbers, Projection};
+use super::statements::{Values, load_sql, pass_sql, write_sql};
+use super::{Cell, Key, Numbers, Projection};
 use crate::ProjectionError;
 
 /// Which version of a model's tables: the one that is read, or one of those beside it.
@@ -39,6 +40,15 @@ impl Schema {
             Self::Retired => "retired",
         }
     }
+
+    /// Where the past versions of its rows are.
+    pub const fn past(self) -> &'static str {
+        match self {
+            Self::Live => "past",
+            Self::Shadow => "rebuild_past",
+            Self::Retired => "retired_past",
+        }
+    }
 }
 
 /// How far a read model is.
@@ -55,6 +65,8 @@ pub struct Storage<P> {
     schema: Schema,
     load: String,
     write: Arc<str>,
+    /// The same where past versions go with them.
+    write_past: Arc<str>,
     /// Moves the checkpoint past events that touch no row.
     pass: Arc<str>,
     model: PhantomData<fn() -> P>,
@@ -66,7 +78,8 @@ impl<P: Projection> Storage<P> {
         Self {
             schema,
             load: load_sql::<P>(schema),
-            write: write_sql::<P>(schema).into(),
+            write: write_sql::<P>(schema, false).into(),
+            write_past: write_sql::<P>(schema, true).into(),
             pass: pass_sql(schema).into(),
             model: PhantomData,
         }
@@ -142,7 +155,8 @@ impl<P: Projection> Storage<P> {
             let Some(key) = usize::try_from(nth - 1).ok().and_then(|at| keys.get(at)) else {
                 continue;
             };
-            rows.insert(key.clone(), Slot::stored(read_row::<P>(found.try_get(1)?)?));
+            let at = u64::try_from(found.try_get::<_, i64>(2)?).unwrap_or(0);
+            rows.insert(key.clone(), Slot::stored(read_row::<P>(found.try_get(1)?)?, at));
         }
         Ok(rows)
     }
@@ -211,7 +225,9 @@ impl<P: Projection> Storage<P> {
         rows: &Rows<P>,
         numbers: &Numbers,
     ) -> Write {
-        let (sql, values) = if rows.values().any(|slot| slot.touched) || numbers.changed() {
+        let (sql, values) = if rows.values().any(|slot| !slot.past.is_empty()) {
+            (&self.write_past, Values::of::<P>(from, to, rows, numbers).and_past::<P>(rows))
+        } else if rows.values().any(|slot| slot.touched) || numbers.changed() {
             (&self.write, Values::of::<P>(from, to, rows, numbers))
         } else {
             (&self.pass, Values::checkpoint::<P>(from, to))
@@ -278,6 +294,10 @@ impl<P: Projection> Storage<P> {
         transaction
             .execute("DELETE FROM retired.checkpoints WHERE model = $1", &[&P::NAME])
             .await?;
+        if !P::WRITE_ONCE {
+            let past = format!("DELETE FROM {}.{}", self.schema.past(), P::NAME);
+            transaction.execute(&past, &[]).await?;
+        }
         transaction
             .execute(&format!("DELETE FROM {schema}.parked WHERE model = $1"), &[&P::NAME])
             .await?;
@@ -298,147 +318,6 @@ pub(crate) fn read_row<P: Projection>(doc: &str) -> Result<P::Row, ProjectionErr
 fn checkpoint_of(row: &Row) -> Result<Checkpoint, ProjectionError> {
     let position: i64 = row.try_get(0)?;
     Ok(Checkpoint { position: u64::try_from(position).unwrap_or(0), generation: row.try_get(1)? })
-}
-
-fn load_sql<P: Projection>(schema: Schema) -> String {
-    format!(
-        "SELECT k.nth, t.doc
-         FROM unnest($1::text[], $2::{}[]) WITH ORDINALITY k(tenant, key, nth)
-         JOIN {}.{} t ON t.tenant = k.tenant AND t.key = k.key",
-        <P::Key as Key>::KIND.unnested(),
-        schema.as_str(),
-        P::NAME
-    )
-}
-
-/// Moves the checkpoint alone.
-fn pass_sql(schema: Schema) -> String {
-    format!(
-        "UPDATE {}.checkpoints SET position = $4, recorded_at = $5, updated_at = clock_timestamp()
-         WHERE model = $1 AND position = $2 AND generation = $3 RETURNING 1",
-        schema.as_str()
-    )
-}
-
-/// Moves the checkpoint and, only if that succeeds, deletes and upserts from arrays; the
-/// numbers of a model that counts go with them.
-fn write_sql<P: Projection>(schema: Schema) -> String {
-    let schema = schema.as_str();
-    let name = P::NAME;
-    let key = <P::Key as Key>::KIND.unnested();
-    let mut columns = String::from("tenant, key");
-    let mut arrays = format!("$6::text[], $7::{key}[]");
-    let mut values = String::from("u.tenant, u.key");
-    let mut updates = Vec::new();
-    let mut next = 8;
-    let document = Column::new("doc", ColumnKind::Text);
-    for column in P::DOCUMENT.then_some(&document).into_iter().chain(P::COLUMNS) {
-        columns.push_str(&format!(", {}", column.name));
-        arrays.push_str(&format!(", ${next}::{}[]", column.kind.unnested()));
-        values.push_str(&format!(", u.{}{}", column.name, column.kind.cast()));
-        updates.push(format!("{0} = EXCLUDED.{0}", column.name));
-        next += 1;
-    }
-    let updates = if P::WRITE_ONCE {
-        String::new()
-    } else {
-        format!("ON CONFLICT (tenant, key) DO UPDATE SET {}", updates.join(", "))
-    };
-    let gone = next;
-    let numbers = match P::NUMBERED {
-        None => String::new(),
-        Some(_) => format!(
-            ",
-         counted AS (
-             INSERT INTO {schema}.numbers (model, tenant, last)
-             SELECT $1, n.tenant, n.last FROM unnest(${}::text[], ${}::bigint[]) n(tenant, last)
-             WHERE EXISTS (SELECT FROM moved)
-             ON CONFLICT (model, tenant) DO UPDATE SET last = EXCLUDED.last)",
-            gone + 2,
-            gone + 3
-        ),
-    };
-    format!(
-        "WITH moved AS (
-             UPDATE {schema}.checkpoints
-             SET position = $4, recorded_at = $5, updated_at = clock_timestamp()
-             WHERE model = $1 AND position = $2 AND generation = $3
-             RETURNING 1),
-         gone AS (
-             DELETE FROM {schema}.{name} t USING unnest(${gone}::text[], ${}::{key}[]) d(tenant, key)
-             WHERE t.tenant = d.tenant AND t.key = d.key AND EXISTS (SELECT FROM moved)),
-         kept AS (
-             INSERT INTO {schema}.{name} ({columns})
-             SELECT {values} FROM unnest({arrays}) u({columns})
-             WHERE EXISTS (SELECT FROM moved)
-             {updates}){numbers}
-         SELECT FROM moved",
-        gone + 1
-    )
-}
-
-/// The parameters of [`write_sql`], or of [`pass_sql`], which are the first of them.
-pub(super) struct Values(Vec<Box<dyn ToSql + Sync + Send>>);
-
-impl Values {
-    fn of<P: Projection>(
-        from: Checkpoint,
-        to: (u64, Timestamp),
-        rows: &Rows<P>,
-        numbers: &Numbers,
-    ) -> Self {
-        let mut kept: Vec<_> = Vec::new();
-        let mut gone: Vec<_> = Vec::new();
-        for ((tenant, key), slot) in rows.iter().filter(|(_, slot)| slot.touched) {
-            match &slot.row {
-                Some(row) => kept.push((tenant, key, row)),
-                None if slot.stored => gone.push((tenant, key)),
-                None => {}
-            }
-        }
-        // The same order in every batch keeps index pages warm and two writers from
-        // waiting for each other in a circle.
-        kept.sort_unstable_by_key(|(tenant, key, _)| (*tenant, *key));
-        let key_kind = <P::Key as Key>::KIND;
-        let Self(mut values) = Self::checkpoint::<P>(from, to);
-        values.extend([
-            Box::new(kept.iter().map(|(tenant, ..)| tenant.to_string()).collect::<Vec<_>>())
-                as Box<dyn ToSql + Sync + Send>,
-            key_kind.array(kept.iter().map(|(_, key, _)| key.cell())),
-        ]);
-        if P::DOCUMENT {
-            values.push(Box::new(kept.iter().map(|(_, _, row)| document(row)).collect::<Vec<_>>()));
-        }
-        let mut cells: Vec<_> =
-            kept.iter().map(|(_, key, row)| P::index(key, row).into_iter()).collect();
-        for column in P::COLUMNS {
-            let next = cells.iter_mut().map(|row| row.next().unwrap_or(Cell::Text(None)));
-            values.push(column.kind.array(next));
-        }
-        values
-            .push(Box::new(gone.iter().map(|(tenant, _)| tenant.to_string()).collect::<Vec<_>>()));
-        values.push(key_kind.array(gone.iter().map(|(_, key)| key.cell())));
-        if P::NUMBERED.is_some() {
-            let (tenants, last) = numbers.to_write();
-            values.push(Box::new(tenants));
-            values.push(Box::new(last));
-        }
-        Self(values)
-    }
-
-    fn checkpoint<P: Projection>(from: Checkpoint, to: (u64, Timestamp)) -> Self {
-        Self(vec![
-            Box::new(P::NAME),
-            Box::new(from.position as i64),
-            Box::new(from.generation),
-            Box::new(to.0 as i64),
-            Box::new(to.1),
-        ])
-    }
-
-    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.0.iter().map(|value| value.as_ref() as &(dyn ToSql + Sync)).collect()
-    }
 }
 
 /// What the table has of a row, as text, to be held against [`stored_sql`].

@@ -93,11 +93,12 @@ impl Queries {
         let mut events: Vec<Arc<Recorded>> = Vec::new();
         let mut from = after;
         for _ in 0..WINDOWS {
-            let to = (!filter.is_cheap()).then(|| from.saturating_add(WINDOW));
+            let window = (!filter.is_cheap()).then(|| from.saturating_add(WINDOW));
+            let to = window.into_iter().chain(self.moment()).min();
             let wanted = limit - events.len() + 1;
-            let rows = self.rows(tenant, page(tenant, filter, from, to, wanted)).await?;
+            let rows = self.rows(tenant, &page(tenant, filter, from, to, wanted)).await?;
             let first = rows.first().ok_or_else(|| QueryError::Row("no head".into()))?;
-            let head = position_of(first, HEAD)?;
+            let head = self.moment().map_or_else(|| position_of(first, HEAD), Ok)?;
             let answer = |events, next| Answer {
                 value: EventPage { events, next },
                 position: head,
@@ -127,9 +128,12 @@ impl Queries {
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn head(&self, tenant: &TenantId) -> Result<u64, QueryError> {
+    async fn head(&self, tenant: &TenantId) -> Result<u64, QueryError> {
+        if let Some(moment) = self.moment() {
+            return Ok(moment);
+        }
         let sql = Sql::new("SELECT position FROM log_head WHERE shard = 0");
-        let rows = self.rows(tenant, sql).await?;
+        let rows = self.rows(tenant, &sql).await?;
         rows.first().map_or(Ok(0), |row| position_of(row, 0))
     }
 }

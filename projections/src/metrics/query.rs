@@ -116,7 +116,9 @@ fn numbers(tenant: &TenantId, filter: &MetricsFilter, known: Option<String>) -> 
     // snapshot's mark rules out is not begun: PostgreSQL asks once, before the scans.
     sql.push(&format!(
         "WITH now AS MATERIALIZED (
-             SELECT floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute),
+             SELECT coalesce(floor(extract(epoch FROM read.recorded_at(min(c.position))) / 60), 0)
+                    ::bigint AS minute
+             FROM read.checkpoints c WHERE c.model IN ('{models}')),
          mark AS MATERIALIZED (
              SELECT n.minute, n.minute || ' ' || string_agg(
                  c.model || ' ' || c.position || ' ' || c.generation, ' ' ORDER BY c.model) AS text

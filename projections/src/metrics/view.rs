@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -63,7 +64,8 @@ impl From<&LatencyHistogram> for LatencyView {
     }
 }
 
-/// Means over the last five whole minutes.
+/// Means over the five whole minutes before the one in which the last event of the log was
+/// recorded: the log's clock, so that an answer follows from its position alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RatesView {
     /// Tasks created.
@@ -74,6 +76,8 @@ pub struct RatesView {
     pub completed: f64,
     /// Attempts that ended in an error.
     pub attempts_failed: f64,
+    /// Where these minutes end.
+    pub until: DateTime<Utc>,
 }
 
 impl RatesView {
@@ -89,6 +93,7 @@ impl RatesView {
             started: mean(sum.started),
             completed: mean(sum.completed),
             attempts_failed: mean(sum.attempts_failed),
+            until: DateTime::from_timestamp(minute * 60, 0).unwrap_or_default(),
         }
     }
 }

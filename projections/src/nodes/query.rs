@@ -67,7 +67,7 @@ impl Queries {
         cursor: Option<&str>,
     ) -> Result<Answer<Page<NodeView>>, QueryError> {
         let limit = bounded(limit);
-        let mut sql = Sql::new(concat!("SELECT ", columns!(), " FROM read.nodes n"));
+        let mut sql = Sql::page_of(Model::Nodes, "n", columns!());
         sql.with(" WHERE n.tenant = #", tenant.as_str().to_owned());
         if filter.states.is_empty() {
             sql.push(" AND n.state <> 'retired'");
@@ -81,7 +81,7 @@ impl Queries {
         if let Some(behind) = Cursor::read(ListKind::Nodes, cursor)? {
             sql.with(" AND n.created < #", bigint(behind.position));
         }
-        sql.with(" ORDER BY n.created DESC LIMIT #", limit as i64 + 1);
+        sql.newest("n", limit);
         let (seen, rows) = self.select(tenant, &MODELS, sql.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {

@@ -52,7 +52,7 @@ impl Queries {
         cursor: Option<&str>,
     ) -> Result<Answer<Page<OperationView>>, QueryError> {
         let limit = bounded(limit);
-        let mut sql = Sql::new("SELECT o.key, o.doc, o.created FROM read.operations o");
+        let mut sql = Sql::page_of(Model::Operations, "o", "o.key, o.doc, o.created");
         sql.with(" WHERE o.tenant = #", tenant.as_str().to_owned());
         if let Some(kind) = &filter.kind {
             sql.with(" AND o.kind = #", kind.clone());
@@ -64,7 +64,7 @@ impl Queries {
         if let Some(behind) = Cursor::read(ListKind::Operations, cursor)? {
             sql.with(" AND o.created < #", bigint(behind.position));
         }
-        sql.with(" ORDER BY o.created DESC LIMIT #", limit as i64 + 1);
+        sql.newest("o", limit);
         let (seen, rows) =
             self.select(tenant, &[Model::Operations], sql.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());

@@ -75,12 +75,12 @@ impl Queries {
         cursor: Option<&str>,
     ) -> Result<Answer<Page<ProfileView>>, QueryError> {
         let limit = bounded(limit);
-        let mut sql = Sql::new("SELECT f.key, f.doc, f.created FROM read.profiles f");
+        let mut sql = Sql::page_of(Model::Profiles, "f", "f.key, f.doc, f.created");
         sql.with(" WHERE f.tenant = #", tenant.as_str().to_owned());
         if let Some(behind) = Cursor::read(ListKind::Profiles, cursor)? {
             sql.with(" AND f.created < #", bigint(behind.position));
         }
-        sql.with(" ORDER BY f.created DESC LIMIT #", limit as i64 + 1);
+        sql.newest("f", limit);
         let (seen, rows) =
             self.select(tenant, &[Model::Profiles], sql.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());

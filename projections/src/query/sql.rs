@@ -1,12 +1,16 @@
 //! SQL put together from the filters that were given.
 
+use std::borrow::Cow;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::past::AsOf;
 use crate::{Model, QueryError};
 
-/// The column at which a page's own columns begin, behind those of the checkpoint.
-pub(crate) const FIRST: usize = 4;
+/// The column at which a page's own columns begin, behind those of the checkpoint and the
+/// mark that there is a row.
+pub(crate) const FIRST: usize = 5;
 
 /// A statement with its parameters; every text in it is ours, every value a parameter.
 pub(crate) struct Sql {
@@ -14,7 +18,21 @@ pub(crate) struct Sql {
     values: Vec<Box<dyn ToSql + Sync + Send>>,
     order: &'static str,
     one_shape: bool,
+    page: Option<Page>,
 }
+
+/// The part of a statement that reads a page of one model's rows, newest first; its text
+/// stands between [`PAGE`] and [`PAGE_END`], with the model's rows at [`ROWS`].
+#[derive(Clone)]
+pub(super) struct Page {
+    pub(super) model: Model,
+    /// The placeholder of how many rows.
+    pub(super) limit: String,
+}
+
+pub(super) const PAGE: &str = "{page}";
+pub(super) const PAGE_END: &str = "{/page}";
+pub(super) const ROWS: &str = "{rows}";
 
 /// What holds for one transaction: whose rows are seen, and for how long one may ask.
 const SETTINGS: &str = "SELECT set_config('app.tenant', $1, true),
@@ -28,13 +46,34 @@ const SETTINGS_OF_ONE_SHAPE: &str = "SELECT set_config('app.tenant', $1, true),
 impl Sql {
     /// A statement without values.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), values: Vec::new(), order: "", one_shape: false }
+        Self { text: text.into(), values: Vec::new(), order: "", one_shape: false, page: None }
+    }
+
+    /// A page of a model's rows, which are `alias` in what follows; ends with
+    /// [`Sql::newest`].
+    pub(crate) fn page_of(model: Model, alias: &str, select: &str) -> Self {
+        let page = Page { model, limit: String::new() };
+        Self { page: Some(page), ..Self::new(format!("{PAGE}SELECT {select} FROM {ROWS} {alias}")) }
+    }
+
+    /// Ends a page: the newest rows that are left, and one more to see whether there is more.
+    pub(crate) fn newest(&mut self, alias: &str, limit: usize) {
+        let place = self.bind(limit as i64 + 1);
+        self.push(&format!(" ORDER BY {alias}.created DESC LIMIT {place}{PAGE_END}"));
+        if let Some(page) = &mut self.page {
+            page.limit = place;
+        }
     }
 
     /// Keeps a value; yields its placeholder.
     pub(crate) fn bind(&mut self, value: impl ToSql + Sync + Send + 'static) -> String {
         self.values.push(Box::new(value));
         format!("${}", self.values.len())
+    }
+
+    /// Keeps a value that is boxed already.
+    pub(super) fn bind_boxed(&mut self, value: Box<dyn ToSql + Sync + Send>) {
+        self.values.push(value);
     }
 
     /// Adds text.
@@ -75,24 +114,51 @@ impl Sql {
         self.values.iter().map(|value| value.as_ref() as &(dyn ToSql + Sync)).collect()
     }
 
-    /// The page beside the lowest checkpoint of some models, their lag and the head.
-    pub(crate) fn beside_checkpoint(mut self, models: &[Model]) -> Self {
+    pub(super) fn page(&self) -> Option<&Page> {
+        self.page.as_ref()
+    }
+
+    /// The text over the live rows.
+    pub(super) fn live(&self) -> Cow<'_, str> {
+        let Some(page) = &self.page else { return Cow::Borrowed(&self.text) };
+        let text = self.text.replace(PAGE, "").replace(PAGE_END, "");
+        Cow::Owned(text.replace(ROWS, &format!("read.{}", page.model)))
+    }
+
+    /// A statement's rows beside the lowest checkpoint of some models, their lag, the head and
+    /// the highest of these checkpoints.
+    pub(super) fn beside_checkpoint(&self, rows: &str, models: &[Model]) -> String {
         let names: Vec<&str> = models.iter().map(|model| model.as_str()).collect();
         let names = names.join("', '");
-        let order = if self.order.is_empty() { "" } else { " ORDER BY " };
-        self.text = format!(
+        format!(
             "SELECT c.position,
                     CASE WHEN c.position >= h.position THEN 0
                          ELSE coalesce(greatest(0, extract(epoch FROM clock_timestamp()
                                   - read.recorded_at(c.position + 1)) * 1000), 0)::bigint END,
-                    h.position, p.*
-             FROM (SELECT coalesce(min(position), 0) AS position
+                    h.position, c.furthest, p.*
+             FROM (SELECT coalesce(min(position), 0) AS position,
+                          coalesce(max(position), 0) AS furthest
                    FROM read.checkpoints WHERE model IN ('{names}')) c
              CROSS JOIN (SELECT position FROM log_head WHERE shard = 0) h
-             LEFT JOIN (SELECT true AS here, page.* FROM ({}) page) p ON true{order}{}",
-            self.text, self.order
-        );
-        self
+             LEFT JOIN (SELECT true AS here, page.* FROM ({rows}) page) p ON true{}",
+            self.ordering()
+        )
+    }
+
+    /// The same as of a moment, which is all four of them.
+    pub(super) fn beside_moment(&self, AsOf { rows, place, from, .. }: &AsOf) -> String {
+        // Every parameter must stand somewhere for its type to be known.
+        format!(
+            "SELECT c.position, 0::bigint, c.position, c.position, p.*
+             FROM (SELECT {place} AS position WHERE {place} >= {from}) c
+             LEFT JOIN (SELECT true AS here, page.* FROM ({rows}) page) p ON true{}",
+            self.ordering()
+        )
+    }
+
+    fn ordering(&self) -> String {
+        let order = if self.order.is_empty() { "" } else { " ORDER BY " };
+        format!("{order}{}", self.order)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::Timestamp;
 use tokio::time::Instant;
 
 use super::Queries;
@@ -57,6 +58,29 @@ impl Queries {
         let waits = models.iter().map(|model| self.wait_for(*model, position, patience));
         let lowest = futures::future::join_all(waits).await.into_iter().filter_map(Result::err);
         lowest.min().map_or(Ok(()), Err)
+    }
+
+    /// The log's head.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn log_head(&self) -> Result<u64, QueryError> {
+        let client = self.pool.get().await?;
+        let sql = "SELECT position FROM log_head WHERE shard = 0";
+        super::position_of(&client.query_one(&client.prepare_cached(sql).await?, &[]).await?, 0)
+    }
+
+    /// The last position recorded up to an instant, 0 where it was before the first event;
+    /// none where the instant is in the future.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn position_at(&self, instant: Timestamp) -> Result<Option<u64>, QueryError> {
+        let client = self.pool.get().await?;
+        let sql = "SELECT read.position_at($1, true), $1 > clock_timestamp()";
+        let row = client.query_one(&client.prepare_cached(sql).await?, &[&instant]).await?;
+        let position = super::position_of(&row, 0)?;
+        Ok((!row.try_get::<_, bool>(1)?).then_some(position))
     }
 
     /// The checkpoint of every model, read from the database.

@@ -58,7 +58,6 @@ impl Queries {
         let mut queues: BTreeMap<String, QueueView> = BTreeMap::new();
         for row in &rows {
             let name: String = row.try_get(FIRST)?;
-            let now: i64 = row.try_get(FIRST + 6)?;
             let queue = queues.entry(name.clone()).or_insert_with(|| named(name));
             if let Some(doc) = row.try_get::<_, Option<&str>>(FIRST + 5)? {
                 if row.try_get::<_, Option<&str>>(FIRST + 1)? == Some(OWN) {
@@ -70,7 +69,7 @@ impl Queries {
                 let counted: MetricsRow = serde_json::from_str(doc)
                     .map_err(|error| QueryError::Row(error.to_string()))?;
                 queue.counters = counted.counters;
-                queue.per_minute = RatesView::at(now.div_euclid(60_000_000), &counted.minutes);
+                queue.per_minute = RatesView::at(row.try_get(FIRST + 6)?, &counted.minutes);
                 continue;
             }
             let state: &str = row.try_get(FIRST + 1)?;
@@ -87,7 +86,6 @@ impl Queries {
                 let since_at = DateTime::from_timestamp_micros(since);
                 if queue.oldest_queued_at.is_none() || since_at < queue.oldest_queued_at {
                     queue.oldest_queued_at = since_at;
-                    queue.oldest_age_ms = Some(u64::try_from((now - since) / 1_000).unwrap_or(0));
                 }
             }
         }
@@ -126,10 +124,15 @@ fn depths(tenant: &TenantId, name: Option<&str>) -> Sql {
         }
         None => Default::default(),
     };
+    let models = MODELS.map(Model::as_str).join("', '");
     // The condition on archived and state is word for word that of the index
     // `tasks_depths`, which holds the open tasks alone.
     sql.push(&format!(
-        "SELECT q.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now FROM (
+        "SELECT q.*, (
+             SELECT coalesce(floor(extract(epoch FROM read.recorded_at(min(c.position))) / 60), 0)
+                    ::bigint
+             FROM read.checkpoints c WHERE c.model IN ('{models}')) AS minute
+         FROM (
              SELECT t.queue AS name, t.state, t.priority, count(*) AS count,
                     min(t.queued_at) AS since, NULL::text AS doc
              FROM read.tasks t

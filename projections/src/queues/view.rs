@@ -24,14 +24,13 @@ pub struct QueueView {
     pub by_state: BTreeMap<String, u64>,
     /// Since when the oldest one waits.
     pub oldest_queued_at: Option<DateTime<Utc>>,
-    /// How long that is.
-    pub oldest_age_ms: Option<u64>,
-    /// Means over the last five whole minutes.
+    /// Means over the last five whole minutes of the log.
     pub per_minute: RatesView,
     /// Since the log's first event.
     pub counters: Counters,
-    /// What the waiting ones wait for, as the scheduler has it now; null where the answer
-    /// comes from a process without it.
+    /// What the waiting ones wait for, as the scheduler has it now; only where it was asked
+    /// for (`standing=true`), and not from a process without the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<QueueStanding>,
     /// Whether it gives tasks out.
     pub state: QueueState,

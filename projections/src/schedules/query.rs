@@ -52,7 +52,7 @@ impl Queries {
         cursor: Option<&str>,
     ) -> Result<Answer<Page<ScheduleView>>, QueryError> {
         let limit = bounded(limit);
-        let mut sql = Sql::new("SELECT s.key, s.doc, s.created FROM read.schedules s");
+        let mut sql = Sql::page_of(Model::Schedules, "s", "s.key, s.doc, s.created");
         sql.with(" WHERE s.tenant = #", tenant.as_str().to_owned());
         if !filter.kinds.is_empty() {
             let words: Vec<&'static str> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
@@ -65,7 +65,7 @@ impl Queries {
         if let Some(behind) = Cursor::read(ListKind::Schedules, cursor)? {
             sql.with(" AND s.created < #", bigint(behind.position));
         }
-        sql.with(" ORDER BY s.created DESC LIMIT #", limit as i64 + 1);
+        sql.newest("s", limit);
         let (seen, rows) =
             self.select(tenant, &[Model::Schedules], sql.ordered("p.created DESC")).await?;
         let mut items = Vec::with_capacity(rows.len());

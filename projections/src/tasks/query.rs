@@ -247,7 +247,7 @@ pub(super) fn listing(
     // A state that stands in the text is planned for once, by how many tasks are in it:
     // planning such a page anew each time costs twice what reading it does.
     let of_one_shape = states.len() <= 1 && rest == *filter;
-    let mut sql = Sql::new("SELECT t.tenant, t.key, t.doc, t.created FROM read.tasks t");
+    let mut sql = Sql::page_of(Model::Tasks, "t", "t.tenant, t.key, t.doc, t.created");
     sql.with(" WHERE t.tenant = #", tenant.as_str().to_owned());
     sql.push(if filter.archived { " AND t.archived" } else { " AND NOT t.archived" });
     match filter.states.as_slice() {
@@ -295,7 +295,7 @@ pub(super) fn listing(
     if let Some(behind) = behind {
         sql.with(" AND t.created < #", bigint(behind.position));
     }
-    sql.with(" ORDER BY t.created DESC LIMIT #", limit as i64 + 1);
+    sql.newest("t", limit);
     if of_one_shape { sql.of_one_shape() } else { sql }
 }
 

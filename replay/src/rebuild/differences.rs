@@ -27,6 +27,8 @@ pub struct Differences {
     pub extra: u64,
     /// Rows with other values.
     pub changed: u64,
+    /// Past versions of rows that differ; these are not shown.
+    pub past: u64,
     /// Some of these rows.
     pub sample: Vec<DifferingRow>,
 }
@@ -47,7 +49,7 @@ pub struct DifferingRow {
 impl Differences {
     /// Rows that differ.
     pub fn count(&self) -> u64 {
-        self.missing + self.extra + self.changed
+        self.missing + self.extra + self.changed + self.past
     }
 }
 
@@ -79,9 +81,10 @@ pub(super) async fn find<P: Projection>(
         missing: count(2)?,
         extra: count(3)?,
         changed: count(4)?,
+        past: past::<P>(snapshot).await?,
         sample: Vec::new(),
     };
-    if found.count() == 0 {
+    if found.count() == found.past {
         return Ok(found);
     }
     let columns = |of: &str, other: &str| {
@@ -109,4 +112,18 @@ pub(super) async fn find<P: Projection>(
         found.sample.push(DifferingRow { tenant, key, expected: values(2)?, found: values(3)? });
     }
     Ok(found)
+}
+
+async fn past<P: Projection>(snapshot: &ClientWrapper) -> Result<u64, ProjectionError> {
+    if P::WRITE_ONCE {
+        return Ok(0);
+    }
+    let differing = format!(
+        "SELECT count(*) FROM past.{0} a FULL JOIN rebuild_past.{0} b
+                ON a.tenant = b.tenant AND a.key = b.key AND a.at = b.at
+         WHERE ROW(a.*) IS DISTINCT FROM ROW(b.*)",
+        P::NAME
+    );
+    let row = snapshot.query_one(&differing, &[]).await?;
+    Ok(u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0))
 }

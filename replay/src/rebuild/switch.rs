@@ -52,8 +52,11 @@ async fn attempt<P: Projection>(
     hold.batch_execute(WRITERS).await?;
     // The table before its checkpoint, as the live engine takes them: the other way round
     // each would wait for the other. Readers are not in the way of this lock.
-    let lock = format!("LOCK TABLE read.{} IN SHARE ROW EXCLUSIVE MODE", P::NAME);
-    hold.batch_execute(&lock).await?;
+    let mut tables = format!("read.{}", P::NAME);
+    if !P::WRITE_ONCE {
+        tables = format!("{tables}, past.{}", P::NAME);
+    }
+    hold.batch_execute(&format!("LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")).await?;
     let live = position_of::<P, _>(&hold, Schema::Live, " FOR UPDATE").await?;
     // Committed on its own, before the switch: whoever's snapshot is taken in between finds
     // all rows in whichever table.

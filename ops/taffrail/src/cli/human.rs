@@ -33,6 +33,12 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// How long ago a time was; none where it is none, or still to come.
+pub fn passed(time: Option<&str>, now: DateTime<Utc>) -> Option<Duration> {
+    let then = DateTime::parse_from_rfc3339(time?).ok()?;
+    now.signed_duration_since(then.with_timezone(&Utc)).to_std().ok()
+}
+
 /// How long ago, or how long until; the text itself where it is no time.
 pub fn age(time: &str) -> String {
     since(time, now())
@@ -48,7 +54,8 @@ fn since(time: &str, now: DateTime<Utc>) -> String {
     }
 }
 
-fn now() -> DateTime<Utc> {
+/// The present, by this machine's clock.
+pub fn now() -> DateTime<Utc> {
     SystemTime::now().into()
 }
 

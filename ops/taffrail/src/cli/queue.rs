@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::fail::Failure;
-use super::human::{duration, text};
+use super::human::{duration, now, passed, text};
 use super::submit::read_payload;
 use super::table::Cell;
 use super::task::Page;
@@ -127,7 +127,7 @@ async fn change(app: &App, by: &Change, command: &str, state: &str) -> Result<()
 
 fn row(queue: &Value) -> Vec<Cell> {
     let state = |name: &str| queue["by_state"][name].as_u64().unwrap_or_default();
-    let oldest = queue["oldest_age_ms"].as_u64().map(std::time::Duration::from_millis);
+    let oldest = passed(queue["oldest_queued_at"].as_str(), now());
     vec![
         text(queue, "name").into(),
         text(queue, "depth").into(),

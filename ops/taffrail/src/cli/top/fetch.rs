@@ -19,8 +19,9 @@ const LINES: usize = 100;
 pub async fn answers(client: &Client) -> Result<Answers, Error> {
     let some = [("limit", LINES.to_string())];
     let held = [("state", "assigned,in_progress,blocked".to_owned()), ("limit", PAGE.to_string())];
+    let standing = [("standing", "true".to_owned())];
     let (queues, agents, operations, metrics, held) = try_join!(
-        client.queues(&[]),
+        client.queues(&standing),
         agents(client),
         client.operations(&some),
         client.get("v1/metrics", &[]),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::super::human::text;
+use super::super::human::{passed, text};
 use super::super::table::printable;
 
 /// How far back the rates look.
@@ -129,7 +129,7 @@ impl Look {
         let Answers { queues, agents, operations, metrics, held } = answers;
         let tasks: HashMap<&str, &Value> =
             items(held).filter_map(|task| Some((task["id"].as_str()?, task))).collect();
-        let mut all: Vec<_> = items(queues).map(|one| queue(one, metrics)).collect();
+        let mut all: Vec<_> = items(queues).map(|one| queue(one, metrics, now)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         let mut staff: Vec<_> =
             agents.iter().flat_map(items).map(|one| agent(one, &tasks, now)).collect();
@@ -145,7 +145,7 @@ impl Look {
             operations: work,
             wait: Latency::of(&metrics["total"]["submit_to_start_ms"]),
             run: Latency::of(&metrics["total"]["start_to_done_ms"]),
-            rates: per_second(per_minute),
+            rates: per_second(per_minute, now),
         }
     }
 }
@@ -160,13 +160,19 @@ pub fn shown(value: &Value, field: &str) -> String {
     printable(&text(value, field), false)
 }
 
+/// The log's clock stands still while nothing happens: what was long ago is no rate.
+const STALE: Duration = Duration::from_secs(300);
+
 /// The mean of the last whole minutes, as long as nothing was seen to move.
-fn per_second(per_minute: &Value) -> (f64, f64) {
+fn per_second(per_minute: &Value, now: DateTime<Utc>) -> (f64, f64) {
+    if passed(per_minute["until"].as_str(), now).is_none_or(|passed| passed >= STALE) {
+        return (0.0, 0.0);
+    }
     let rate = |name: &str| per_minute[name].as_f64().unwrap_or_default() / 60.0;
     (rate("submitted"), rate("completed"))
 }
 
-fn queue(value: &Value, metrics: &Value) -> Queue {
+fn queue(value: &Value, metrics: &Value, now: DateTime<Utc>) -> Queue {
     let name = shown(value, "name");
     let count = |group: &str, name: &str| value[group][name].as_u64().unwrap_or_default();
     let states = |names: &[&str]| names.iter().map(|state| count("by_state", state)).sum();
@@ -180,14 +186,14 @@ fn queue(value: &Value, metrics: &Value) -> Queue {
         dependent: value["standing"]["dependent"].as_u64(),
         held: states(&["assigned", "in_progress", "blocked"]),
         dead: states(&["failed", "dead"]),
-        oldest: value["oldest_age_ms"].as_u64().map(Duration::from_millis),
+        oldest: passed(value["oldest_queued_at"].as_str(), now),
         wait: Latency::of(&own["submit_to_start_ms"]),
         run: Latency::of(&own["start_to_done_ms"]),
         counted: (
             count("counters", "submitted"),
             ended.iter().map(|end| count("counters", end)).sum(),
         ),
-        rates: per_second(&value["per_minute"]),
+        rates: per_second(&value["per_minute"], now),
         name,
     }
 }

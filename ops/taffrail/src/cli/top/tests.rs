@@ -15,7 +15,8 @@ fn queue(name: &str, state: &str, waiting: u64, submitted: u64) -> Value {
         "name": name, "state": state, "depth": waiting,
         "by_priority": { "critical": 1, "high": 0, "normal": waiting, "low": 0, "background": 0 },
         "by_state": { "queued": waiting, "assigned": 1, "in_progress": 2, "dead": 3 },
-        "oldest_age_ms": 75_000, "per_minute": { "submitted": 60.0, "completed": 30.0 },
+        "oldest_queued_at": "2026-01-01T11:58:45Z",
+        "per_minute": { "submitted": 60.0, "completed": 30.0, "until": NOW },
         "counters": { "submitted": submitted, "completed": 100, "failed": 1, "dead": 3, "cancelled": 0 },
         "standing": { "ready": waiting - 3, "timed": 2, "dependent": 1, "held": 3 },
     })
@@ -24,7 +25,7 @@ fn queue(name: &str, state: &str, waiting: u64, submitted: u64) -> Value {
 fn answers() -> Answers {
     let latency = json!({ "count": 9, "p50": 3, "p99": 1_250 });
     let numbers = json!({ "submit_to_start_ms": latency, "start_to_done_ms": latency,
-                          "per_minute": { "submitted": 120.0, "completed": 60.0 } });
+                          "per_minute": { "submitted": 120.0, "completed": 60.0, "until": NOW } });
     Answers {
         queues: json!({ "position": 4711, "items": [
             queue("mail", "paused", 12, 200), queue("export", "active", 123_456, 400),
