@@ -123,6 +123,7 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(crate::rebuild::roll_back),
         routes!(crate::rebuild::forget),
         routes!(crate::replay::verify_decisions),
+        routes!(crate::replay::replay),
         routes!(service::schema),
     ]
 }

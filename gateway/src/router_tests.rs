@@ -260,6 +260,7 @@ async fn every_documented_path_is_served_under_both_bases() {
         "/openapi.json",
         "/asyncapi.json",
         "/v1/schemas/{type}",
+        "/v1/replay",
         "/v1/projections",
         "/v1/projections/{model}/rebuild",
         "/v1/projections/{model}/rollback",

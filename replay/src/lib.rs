@@ -1,5 +1,5 @@
 //! The log told again: read models made anew beside the live ones, compared with them,
-//! and the world as of a position.
+//! the world as of a position, and past events published once more.
 //!
 //! Invariant: nothing here has a fold of its own; the lines that made the live rows make
 //! these.
@@ -7,12 +7,14 @@
 mod compare;
 mod dead;
 mod decisions;
+mod publish;
 mod rebuild;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};
 pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
+pub use publish::{PUBLISH, PublishInput, PublishReport, PublishWork};
 pub use rebuild::{
     Differences, DifferingRow, Outdated, Phase, Rebuild, RebuildReport, RollbackReport, Standing,
     outdated, rebuild, sweep,

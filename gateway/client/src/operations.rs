@@ -106,6 +106,14 @@ impl Client {
         self.get("v1/projections", &[]).await
     }
 
+    /// Publishes past events once more; the answer is the operation that does it.
+    ///
+    /// # Errors
+    /// When the body is refused or no answer comes.
+    pub async fn replay(&self, body: &Value) -> Result<Value, Error> {
+        self.post("v1/replay", body).await
+    }
+
     /// Makes every decision of the scheduler once more; the answer is the operation that
     /// does it.
     ///

@@ -236,6 +236,7 @@ pub async fn start(
         let works: Vec<Arc<dyn commands::Work>> = vec![
             Arc::new(replay::RebuildWork::new(log.clone())),
             Arc::new(replay::VerifyDecisionsWork::new(log.clone())),
+            Arc::new(replay::PublishWork::new(log.clone(), nats.clone())),
             Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
         ];
         let (managers, scheduler) = Managers::new(
