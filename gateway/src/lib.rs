@@ -34,6 +34,7 @@ mod prefer;
 mod profile;
 mod query;
 mod queue;
+mod rebuild;
 mod replay;
 mod room;
 mod router;

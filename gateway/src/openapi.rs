@@ -121,11 +121,15 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(audit::list_audit),
         routes!(causes::why),
         routes!(models::tenant_metrics),
-        routes!(models::rebuild),
+        routes!(crate::rebuild::list_models),
+        routes!(crate::rebuild::rebuild),
+        routes!(crate::rebuild::roll_back),
+        routes!(crate::rebuild::forget),
         routes!(crate::replay::verify_decisions),
         routes!(time::diff),
         routes!(time::bisect),
         routes!(crate::fork::fork),
+        routes!(crate::replay::replay),
         routes!(service::schema),
     ]
 }

@@ -237,6 +237,7 @@ pub async fn start(
             Arc::new(replay::RebuildWork::new(log.clone())),
             Arc::new(replay::VerifyDecisionsWork::new(log.clone())),
             Arc::new(replay::ForkWork::new(log.clone())),
+            Arc::new(replay::PublishWork::new(log.clone(), nats.clone())),
             Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
         ];
         let (managers, scheduler) = Managers::new(
@@ -257,12 +258,19 @@ pub async fn start(
         claims = Arc::new(SwitchClaims::new(scheduler.clone(), claims));
         let managers = Arc::new(managers);
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), actors.cancel.clone());
-        let client = nats.clone();
+        let (client, log, executor) = (nats.clone(), log.clone(), executor.clone());
         actors.spawn("managers", async move {
             while_leading(leases, MANAGERS, &holder, force, cancel, |token, cancel| {
                 let (managers, scheduler, client) =
                     (managers.clone(), scheduler.clone(), client.clone());
+                let (log, executor) = (log.clone(), executor.clone());
                 async move {
+                    // Once per term: whoever leads next tries again what failed.
+                    let refreshing = cancel.child_token();
+                    let refresh = async move {
+                        let refresh = replay::refresh(&log, &executor, token);
+                        refreshing.run_until_cancelled(refresh).await;
+                    };
                     let answering = cancel.child_token();
                     let claims = broker::serve_claims(
                         client.clone(),
@@ -279,7 +287,7 @@ pub async fn start(
                         }
                         answering.cancel();
                     };
-                    tokio::join!(managing, claims, nodes);
+                    tokio::join!(managing, claims, nodes, refresh);
                 }
             })
             .await;

@@ -40,6 +40,9 @@ pub(crate) use tail::Tail;
 pub trait Projection: Send + Sync + 'static {
     /// What a reader opens; also the name of its table.
     const NAME: &'static str;
+    /// Version of the fold. Raised with every change that makes other rows of the same events;
+    /// rows of another version are made anew at the start, while they are read.
+    const VERSION: i32 = 1;
     /// The columns beside `tenant`, `key` and `doc` that queries filter and sort by.
     const COLUMNS: &'static [Column];
     /// Every key is met by one event alone, so nothing needs loading before the fold.

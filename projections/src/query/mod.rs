@@ -10,6 +10,7 @@ mod gather;
 mod moves;
 mod past;
 mod sql;
+mod standing;
 mod together;
 mod wait;
 
@@ -34,6 +35,7 @@ pub(crate) use gather::ById;
 pub use gather::Gathered;
 pub use moves::{Move, Moves, Shown};
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
+pub use standing::{ModelView, PreviousView, RebuildView};
 pub(crate) use together::Together;
 
 /// How often models are asked until they stand at the same position, and how long they are

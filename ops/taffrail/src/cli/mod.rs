@@ -179,11 +179,10 @@ pub enum ClientVerb {
     Why(why::WhyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
-    /// Go through the log again
-    #[command(subcommand)]
-    Replay(replay::ReplayVerb),
     /// What would have happened, had something been different
     Fork(fork::ForkArgs),
+    /// Publish past events once more, to subjects of their own; or go through the log again
+    Replay(replay::ReplayArgs),
     /// The version of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -212,11 +211,11 @@ impl App {
 /// Does a verb of a client and says how it went.
 pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
     let app = App { out: globals.printer(), globals };
-    let done = if let ClientVerb::Agent(agent::AgentVerb::Run(args)) = verb {
+    let done = match verb {
         // When interrupted it ends by itself, its tasks first.
-        sidecar::run(&app, *args).await
-    } else {
-        interruptible(dispatch(&app, verb)).await
+        ClientVerb::Agent(agent::AgentVerb::Run(args)) => sidecar::run(&app, *args).await,
+        ClientVerb::Replay(args) if args.takes_interrupts() => replay::run(&app, args).await,
+        verb => interruptible(dispatch(&app, verb)).await,
     };
     match done {
         Ok(()) => Exit::Ok.into(),
@@ -251,8 +250,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::At(args) => at::run(app, args).await,
         ClientVerb::Why(args) => why::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
-        ClientVerb::Replay(verb) => replay::run(app, verb).await,
         ClientVerb::Fork(args) => fork::run(app, args).await,
+        ClientVerb::Replay(args) => replay::run(app, args).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {
             let mut script = Vec::new();
