@@ -34,6 +34,7 @@ mod replay;
 mod room;
 mod router;
 mod schedule;
+mod seal;
 mod server;
 mod service;
 mod shapes;

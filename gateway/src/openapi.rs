@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
     agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
-    schedule, service, task,
+    schedule, seal, service, task,
 };
 
 /// The problem document of a refusal.
@@ -52,6 +52,7 @@ pub struct Accepted(AcceptedBody);
         (name = "schedules", description = "Tasks that are submitted at a time or on an event"),
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
+        (name = "seals", description = "That nothing was changed: seals, proofs, export and import"),
         (name = "audit", description = "Who did what, and what was refused"),
         (name = "metrics", description = "Numbers and read models"),
         (name = "service", description = "The process itself"),
@@ -116,6 +117,11 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(events::list_events),
         routes!(events::stream_events),
         routes!(events::websocket),
+        routes!(seal::prove_event),
+        routes!(seal::list_seals),
+        routes!(seal::consistency),
+        routes!(seal::export_log),
+        routes!(seal::import_log),
         routes!(audit::list_audit),
         routes!(models::tenant_metrics),
         routes!(models::rebuild),

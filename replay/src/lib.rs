@@ -8,6 +8,7 @@ mod compare;
 mod dead;
 mod decisions;
 mod rebuild;
+pub mod seal;
 mod work;
 
 pub use compare::{Comparison, Difference, compare, world_at};

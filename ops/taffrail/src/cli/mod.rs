@@ -26,11 +26,14 @@ mod queue;
 mod rebuild;
 mod replay;
 mod schedule;
+mod seal;
 mod sidecar;
 mod submit;
 mod table;
 mod task;
 mod top;
+mod transfer;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -170,6 +173,15 @@ pub enum ClientVerb {
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
     Audit(audit::AuditArgs),
+    /// The seals of the log, and proofs that it was not changed
+    #[command(subcommand)]
+    Seal(seal::SealVerb),
+    /// Write the log, or a stretch of it, into a file that proves itself
+    Export(transfer::ExportArgs),
+    /// Bring an export into an empty instance
+    Import(transfer::ImportArgs),
+    /// Check an export, or the live database, against the seals of the log
+    Verify(verify::VerifyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
     /// Go through the log again
@@ -197,6 +209,11 @@ impl App {
     fn client(&self) -> Result<Client, Failure> {
         let server = discover::http(&self.globals)?;
         Ok(Client::new(&server.url, server.token.as_deref())?)
+    }
+
+    /// The data folder that is meant.
+    fn data_dir(&self) -> PathBuf {
+        self.globals.data_dir.clone().unwrap_or_else(default_data_dir)
     }
 }
 
@@ -239,6 +256,10 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
+        ClientVerb::Seal(verb) => seal::run(app, verb).await,
+        ClientVerb::Export(args) => transfer::export(app, args).await,
+        ClientVerb::Import(args) => transfer::import(app, args).await,
+        ClientVerb::Verify(args) => verify::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
         ClientVerb::Replay(verb) => replay::run(app, verb).await,
         ClientVerb::Version => version(app).await,
