@@ -38,4 +38,4 @@ pub use ids::{AgentId, CrewId, NodeId, OperationId, ScheduleId, StreamType, Task
 pub use json::Json;
 pub use outcome::{Outcome, OutcomeEvent, Status};
 pub use problem::{Code, FieldError, Problem};
-pub use recorded::Recorded;
+pub use recorded::{Hashed, Recorded};

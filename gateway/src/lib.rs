@@ -39,6 +39,7 @@ mod replay;
 mod room;
 mod router;
 mod schedule;
+mod seal;
 mod server;
 mod service;
 mod shapes;

@@ -12,6 +12,7 @@ mod diff;
 mod fork;
 mod publish;
 mod rebuild;
+pub mod seal;
 mod work;
 
 pub use bisect::{Flipped, Found, Predicate, VARIABLE, bisect};

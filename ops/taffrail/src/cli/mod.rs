@@ -28,12 +28,15 @@ mod queue;
 mod rebuild;
 mod replay;
 mod schedule;
+mod seal;
 mod sidecar;
 mod submit;
 mod table;
 mod task;
 mod top;
 mod why;
+mod transfer;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -177,6 +180,15 @@ pub enum ClientVerb {
     At(at::AtArgs),
     /// Because of what something happened, and what came of it
     Why(why::WhyArgs),
+    /// The seals of the log, and proofs that it was not changed
+    #[command(subcommand)]
+    Seal(seal::SealVerb),
+    /// Write the log, or a stretch of it, into a file that proves itself
+    Export(transfer::ExportArgs),
+    /// Bring an export into an empty instance
+    Import(transfer::ImportArgs),
+    /// Check an export, or the live database, against the seals of the log
+    Verify(verify::VerifyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
     /// What would have happened, had something been different
@@ -205,6 +217,11 @@ impl App {
     fn client(&self) -> Result<Client, Failure> {
         let server = discover::http(&self.globals)?;
         Ok(Client::new(&server.url, server.token.as_deref())?)
+    }
+
+    /// The data folder that is meant.
+    fn data_dir(&self) -> PathBuf {
+        self.globals.data_dir.clone().unwrap_or_else(default_data_dir)
     }
 }
 
@@ -249,6 +266,10 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Audit(args) => audit::run(app, args).await,
         ClientVerb::At(args) => at::run(app, args).await,
         ClientVerb::Why(args) => why::run(app, args).await,
+        ClientVerb::Seal(verb) => seal::run(app, verb).await,
+        ClientVerb::Export(args) => transfer::export(app, args).await,
+        ClientVerb::Import(args) => transfer::import(app, args).await,
+        ClientVerb::Verify(args) => verify::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
         ClientVerb::Fork(args) => fork::run(app, args).await,
         ClientVerb::Replay(args) => replay::run(app, args).await,
