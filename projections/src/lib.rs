@@ -30,5 +30,6 @@ pub use error::{ProjectionError, QueryError};
 pub use models::Model;
 pub use progress::{Counted, Progress};
 pub use query::{
-    Answer, Cursor, Gathered, ModelView, Move, Moves, Page, PreviousView, Queries, RebuildView, Shown,
+    Answer, Cursor, Gathered, ModelView, Move, Moves, Page, PreviousView, Queries, RebuildView,
+    Shown,
 };
