@@ -168,6 +168,11 @@ impl Parts {
         let note = "JetStream stream TAFFRAIL_EVENTS; its sequence is the global position";
         self.channel(&channel, &address, &["tenant", "id"], &message, note);
         self.operation(&channel, "send", None);
+        let channel = format!("replay.{kind}.{name}");
+        let address = format!("taffrail.{{tenant}}.replay.{{replay}}.{kind}.{{id}}.{name}");
+        let note = "a past event, published once more by `POST /v1/replay`; core NATS";
+        self.channel(&channel, &address, &["tenant", "replay", "id"], &message, note);
+        self.operation(&channel, "send", None);
     }
 
     fn agents(&mut self) {
@@ -198,6 +203,13 @@ impl Parts {
         } });
         self.wire("agent.log", "agent.{id}.log", theirs, line, None);
         self.wire("dead", "dead.{consumer}", ours, json!({}), None);
+        let report = json!({ "properties": {
+            "subject": { "type": "string" },
+            "published": { "type": "integer" },
+            "position": { "type": "integer" },
+            "ms": { "type": "integer" },
+        } });
+        self.wire("replay.end", "replay.{replay}.end", ours, report, None);
         // Agents without NATS: the gateway's WebSocket, or a node's Unix socket.
         for (name, action, frame) in
             [("frames.said", theirs, "FromAgent"), ("frames.told", ours, "ToAgent")]
@@ -291,6 +303,7 @@ fn parameter(name: &str) -> Value {
         "id" => "The stream's id, a UUID",
         "agent" => "The asking agent's id, a UUID",
         "queue" => "The queue's name",
+        "replay" => "The replay's name: the one that was asked for, else its operation's id",
         _ => "The consumer that could not process a message",
     };
     json!({ "description": text })

@@ -1,8 +1,7 @@
-//! The read models themselves: their numbers, and making one anew.
+//! The numbers of the read models.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use domain::operation::Resource;
+use axum::extract::State;
 use projections::Model;
 use projections::metrics::{MetricsFilter, MetricsView};
 use serde::Deserialize;
@@ -10,11 +9,8 @@ use utoipa::IntoParams;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body::JsonBytes;
-use crate::change::Call;
-use crate::error::{ApiError, ApiResult};
-use crate::openapi::{Accepted, Refused};
-use crate::operation::accept_work;
+use crate::error::ApiResult;
+use crate::openapi::Refused;
 use crate::params;
 use crate::query::{Fresh, Params};
 use crate::view::{self, Seen};
@@ -44,31 +40,4 @@ pub async fn tenant_metrics(
     let Seen { queries, .. } = view::seen(&app, fresh, models).await?;
     let answer = queries.metrics(&caller.tenant, &filter).await?;
     Ok(view::with_position(Json(&*answer.value), answer.position, answer.lag_ms))
-}
-
-/// What a rebuild may be told; nothing yet.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rebuild {}
-
-/// Folds a read model anew from the log, beside the live one: 202.
-#[utoipa::path(post, path = "/projections/{model}/rebuild", tag = "metrics", params(
-    ("model" = String, Path, description = "tasks, agents, operations, audit, metrics, schedules, queues, nodes or profiles"),
-), responses(
-    (status = 202, response = Accepted),
-    (status = "4XX", response = Refused),
-))]
-pub async fn rebuild(
-    State(app): State<App>,
-    call: Call,
-    Path(name): Path<String>,
-    body: JsonBytes,
-) -> ApiResult {
-    let Rebuild {} = body.parse()?;
-    let Ok(model) = name.parse::<Model>() else {
-        let known = Model::ALL.map(Model::as_str).join(", ");
-        return Err(ApiError::not_found(&format!("read model (known: {known})")));
-    };
-    let resource = Resource { kind: "projection".into(), id: model.as_str().into() };
-    accept_work(&app, &call, "projection.rebuild", resource, domain::Json::null()).await
 }

@@ -260,7 +260,11 @@ async fn every_documented_path_is_served_under_both_bases() {
         "/openapi.json",
         "/asyncapi.json",
         "/v1/schemas/{type}",
+        "/v1/replay",
+        "/v1/projections",
         "/v1/projections/{model}/rebuild",
+        "/v1/projections/{model}/rollback",
+        "/v1/projections/{model}/previous",
     ];
     for path in contract {
         assert!(paths.contains_key(path), "{path} is not documented");

@@ -16,7 +16,8 @@ CREATE TABLE read.checkpoints (
     position    bigint NOT NULL,
     generation  bigint NOT NULL,          -- grows when the rows are replaced as a whole
     recorded_at timestamptz NOT NULL,     -- of the event at the position
-    updated_at  timestamptz NOT NULL
+    updated_at  timestamptz NOT NULL,
+    fold        integer NOT NULL DEFAULT 1 -- version of the fold that made the rows
 ) WITH (fillfactor = 10);                 -- room for HOT updates on its one page
 INSERT INTO read.checkpoints
 SELECT model, 0, 1, 'epoch', clock_timestamp()
@@ -76,6 +77,8 @@ CREATE INDEX tasks_by_parent ON read.tasks (tenant, parent_id, created)
 CREATE INDEX tasks_due ON read.tasks (tenant, due_at) WHERE due_at IS NOT NULL AND NOT archived;
 CREATE INDEX tasks_escalated ON read.tasks (tenant, created)
     WHERE escalated_at IS NOT NULL AND NOT archived;
+-- Which rows changed between two positions; old rows lie in the order of their last change.
+CREATE INDEX tasks_at ON read.tasks USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
 -- Depths and ages of queues without a look at the rows, however many tasks are done.
 CREATE INDEX tasks_depths ON read.tasks (tenant, queue, state, priority, queued_at)
     WHERE NOT archived AND state <> ALL ('{done,cancelled}'::text[]);
@@ -147,16 +150,11 @@ CREATE TABLE read.metrics (
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 50);
 
--- What a rebuild fills beside the live tables: no index but the key, and not logged,
--- because a rebuild that was cut short begins anew.
-CREATE UNLOGGED TABLE rebuild.checkpoints (LIKE read.checkpoints INCLUDING INDEXES);
-CREATE UNLOGGED TABLE rebuild.parked (LIKE read.parked INCLUDING INDEXES INCLUDING DEFAULTS);
-CREATE UNLOGGED TABLE rebuild.numbers (LIKE read.numbers INCLUDING INDEXES);
-CREATE UNLOGGED TABLE rebuild.tasks (LIKE read.tasks, PRIMARY KEY (tenant, key));
-CREATE UNLOGGED TABLE rebuild.agents (LIKE read.agents, PRIMARY KEY (tenant, key));
-CREATE UNLOGGED TABLE rebuild.operations (LIKE read.operations, PRIMARY KEY (tenant, key));
-CREATE UNLOGGED TABLE rebuild.audit (LIKE read.audit, PRIMARY KEY (tenant, key));
-CREATE UNLOGGED TABLE rebuild.metrics (LIKE read.metrics, PRIMARY KEY (tenant, key));
+-- How far a rebuild is; its rows are made beside the live ones (V7). Not logged, because a
+-- rebuild that was cut short begins anew.
+CREATE UNLOGGED TABLE rebuild.checkpoints (LIKE read.checkpoints INCLUDING ALL);
+CREATE UNLOGGED TABLE rebuild.parked (LIKE read.parked INCLUDING ALL);
+CREATE UNLOGGED TABLE rebuild.numbers (LIKE read.numbers INCLUDING ALL);
 
 -- When the event at a position was recorded, whosever it is: how long the first event
 -- that a model has not seen is waiting. Tells nothing but a time.
@@ -265,9 +263,6 @@ BEGIN
                    'USING (tenant = (SELECT current_tenant()))', model);
     EXECUTE format('GRANT SELECT ON past.%I TO taffrail_gateway', model);
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON past.%I TO taffrail_service', model);
-    EXECUTE format('CREATE UNLOGGED TABLE rebuild_past.%1$I (LIKE past.%1$I)', model);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild_past.%I '
-                   'TO taffrail_service', model);
 END $$;
 SELECT past.keep(model) FROM unnest(ARRAY['tasks', 'agents', 'operations', 'metrics']) model;
 -- The document of a past version, checked; one that is not as it was written is an error.
@@ -287,7 +282,7 @@ GRANT USAGE ON SCHEMA read, past TO taffrail_service, taffrail_gateway;
 GRANT USAGE ON SCHEMA rebuild_past TO taffrail_service;
 GRANT USAGE ON SCHEMA rebuild TO taffrail_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA read TO taffrail_service;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA rebuild TO taffrail_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA rebuild TO taffrail_service;
 GRANT SELECT ON read.checkpoints TO taffrail_gateway;
 REVOKE ALL ON FUNCTION read.recorded_at(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION read.recorded_at(bigint) TO taffrail_service, taffrail_gateway;

@@ -12,7 +12,6 @@ CREATE TABLE read.schedules (
 ) WITH (fillfactor = 80);
 CREATE INDEX schedules_newest ON read.schedules (tenant, created);
 CREATE INDEX schedules_by_state ON read.schedules (tenant, state, created);
-CREATE UNLOGGED TABLE rebuild.schedules (LIKE read.schedules, PRIMARY KEY (tenant, key));
 
 INSERT INTO read.checkpoints VALUES ('schedules', 0, 1, 'epoch', clock_timestamp());
 
@@ -23,5 +22,4 @@ CREATE POLICY tenant ON read.schedules FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.schedules TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.schedules TO taffrail_service;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild.schedules TO taffrail_service;
 SELECT past.keep('schedules');

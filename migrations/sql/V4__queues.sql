@@ -9,7 +9,6 @@ CREATE TABLE read.queues (
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX queues_by_name ON read.queues (tenant, name);
-CREATE UNLOGGED TABLE rebuild.queues (LIKE read.queues, PRIMARY KEY (tenant, key));
 
 INSERT INTO read.checkpoints VALUES ('queues', 0, 1, 'epoch', clock_timestamp());
 
@@ -20,5 +19,4 @@ CREATE POLICY tenant ON read.queues FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.queues TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.queues TO taffrail_service;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild.queues TO taffrail_service;
 SELECT past.keep('queues');

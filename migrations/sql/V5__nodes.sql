@@ -11,7 +11,6 @@ CREATE TABLE read.nodes (
     PRIMARY KEY (tenant, key)
 ) WITH (fillfactor = 80);
 CREATE INDEX nodes_newest ON read.nodes (tenant, created);
-CREATE UNLOGGED TABLE rebuild.nodes (LIKE read.nodes, PRIMARY KEY (tenant, key));
 
 INSERT INTO read.checkpoints VALUES ('nodes', 0, 1, 'epoch', clock_timestamp());
 
@@ -22,7 +21,6 @@ CREATE POLICY tenant ON read.nodes FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.nodes TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.nodes TO taffrail_service;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild.nodes TO taffrail_service;
 
 CREATE TABLE read.profiles (
     tenant  text COLLATE "C" NOT NULL,
@@ -35,7 +33,6 @@ CREATE TABLE read.profiles (
 ) WITH (fillfactor = 80);
 CREATE INDEX profiles_newest ON read.profiles (tenant, created);
 CREATE INDEX profiles_by_name ON read.profiles (tenant, name);
-CREATE UNLOGGED TABLE rebuild.profiles (LIKE read.profiles, PRIMARY KEY (tenant, key));
 
 INSERT INTO read.checkpoints VALUES ('profiles', 0, 1, 'epoch', clock_timestamp());
 
@@ -46,5 +43,4 @@ CREATE POLICY tenant ON read.profiles FOR SELECT TO taffrail_gateway
     USING (tenant = (SELECT current_tenant()));
 GRANT SELECT ON read.profiles TO taffrail_gateway;
 GRANT SELECT, INSERT, UPDATE, DELETE ON read.profiles TO taffrail_service;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON rebuild.profiles TO taffrail_service;
 SELECT past.keep(model) FROM unnest(ARRAY['nodes', 'profiles']) model;

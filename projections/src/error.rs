@@ -30,6 +30,24 @@ pub enum ProjectionError {
     Busy {
         /// The model.
         model: &'static str,
+        /// The operation that does it, where one does.
+        operation: Option<uuid::Uuid>,
+    },
+    /// There is no version of the model to go back to.
+    #[error("{model} cannot be rolled back: {reason}; `taffrail rebuild {model}` makes it anew")]
+    NothingKept {
+        /// The model.
+        model: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Readers held the tables for too long, one after the other.
+    #[error("{model} was in use for {seconds} s without a gap: the switch is given up")]
+    InUse {
+        /// The model.
+        model: &'static str,
+        /// How long it was tried.
+        seconds: u64,
     },
     /// There is no read model of this name.
     #[error("there is no read model `{0}`")]

@@ -29,4 +29,7 @@ pub use engine::{Key, Projection};
 pub use error::{ProjectionError, QueryError};
 pub use models::Model;
 pub use progress::{Counted, Progress};
-pub use query::{Answer, Cursor, Gathered, Page, Queries};
+pub use query::{
+    Answer, Cursor, Gathered, ModelView, Move, Moves, Page, PreviousView, Queries, RebuildView,
+    Shown,
+};

@@ -117,7 +117,7 @@ async fn one_rebuild_of_a_model_at_a_time_and_it_needs_no_live_engine() {
     let lock = "SELECT pg_advisory_lock(hashtextextended('taffrail rebuild audit', 0))";
     rival.execute(lock, &[]).await.unwrap();
     let refused = replay::rebuild(Model::Audit, &log, |_, _| {}).await;
-    assert!(matches!(refused, Err(ProjectionError::Busy { model: "audit" })));
+    assert!(matches!(refused, Err(ProjectionError::Busy { model: "audit", operation: None })));
     drop(rival);
     connection.await.unwrap().unwrap();
 

@@ -37,6 +37,8 @@ pub mod header {
     pub const CAUSATION_POSITION: &str = "Taffrail-Causation-Position";
     /// The event's place in the log.
     pub const POSITION: &str = "Taffrail-Position";
+    /// On events that are published once more: the replay's name.
+    pub const REPLAY: &str = "Taffrail-Replay";
     /// The generation of the store.
     pub const EPOCH: &str = "Taffrail-Epoch";
     /// The event's place in its stream.

@@ -81,6 +81,23 @@ pub fn event(event: &Recorded) -> String {
     format!("taffrail.{tenant}.evt.{stream_type}.{stream_id}.{}", token(event_type))
 }
 
+/// `taffrail.<tenant>.replay.<name>.<type>.<id>.<event>`: an event published once more.
+pub fn replay(event: &Recorded, name: &str) -> String {
+    let Recorded { tenant, stream_type, stream_id, event_type, .. } = event;
+    let (name, event_type) = (token(name), token(event_type));
+    format!("taffrail.{tenant}.replay.{name}.{stream_type}.{stream_id}.{event_type}")
+}
+
+/// `taffrail.<tenant>.replay.<name>.end`: nothing more comes.
+pub fn replay_end(tenant: &TenantId, name: &str) -> String {
+    format!("taffrail.{tenant}.replay.{}.end", token(name))
+}
+
+/// `taffrail.<tenant>.replay.<name>.>`: all of a replay.
+pub fn replay_all(tenant: &TenantId, name: &str) -> String {
+    format!("taffrail.{tenant}.replay.{}.>", token(name))
+}
+
 /// `taffrail.<tenant>.agent.<id>.<heartbeat|tasks|control|log>`
 pub fn agent(tenant: &TenantId, agent: AgentId, word: AgentWord) -> String {
     format!("taffrail.{tenant}.agent.{agent}.{}", word.as_str())

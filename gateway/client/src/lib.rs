@@ -16,6 +16,7 @@ mod nodes;
 mod operations;
 mod queues;
 mod schedules;
+mod seals;
 mod sse;
 mod tasks;
 

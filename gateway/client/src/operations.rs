@@ -75,8 +75,43 @@ impl Client {
     ///
     /// # Errors
     /// When there is no such model or no answer comes.
-    pub async fn rebuild(&self, model: &str) -> Result<Value, Error> {
-        self.post(&format!("v1/projections/{model}/rebuild"), &serde_json::json!({})).await
+    pub async fn rebuild(&self, model: &str, dry_run: bool) -> Result<Value, Error> {
+        let body = serde_json::json!({ "dry_run": dry_run });
+        self.post(&format!("v1/projections/{model}/rebuild"), &body).await
+    }
+
+    /// Puts the version of a read model that was read before in place again; the answer is
+    /// the operation that does it.
+    ///
+    /// # Errors
+    /// When there is no such model or no answer comes.
+    pub async fn roll_back(&self, model: &str) -> Result<Value, Error> {
+        self.post(&format!("v1/projections/{model}/rollback"), &serde_json::json!({})).await
+    }
+
+    /// Frees the space of the version of a read model that was read before; the answer is the
+    /// operation that does it.
+    ///
+    /// # Errors
+    /// When there is no such model or no answer comes.
+    pub async fn forget_previous(&self, model: &str) -> Result<Value, Error> {
+        self.delete(&format!("v1/projections/{model}/previous"), &[]).await
+    }
+
+    /// How each read model stands.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn models(&self) -> Result<Value, Error> {
+        self.get("v1/projections", &[]).await
+    }
+
+    /// Publishes past events once more; the answer is the operation that does it.
+    ///
+    /// # Errors
+    /// When the body is refused or no answer comes.
+    pub async fn replay(&self, body: &Value) -> Result<Value, Error> {
+        self.post("v1/replay", body).await
     }
 
     /// Makes every decision of the scheduler once more; the answer is the operation that
@@ -86,5 +121,13 @@ impl Client {
     /// When no answer comes.
     pub async fn verify_decisions(&self) -> Result<Value, Error> {
         self.post("v1/replay/verify-decisions", &serde_json::json!({})).await
+    }
+
+    /// Asks what would have happened; the answer is the operation that tells.
+    ///
+    /// # Errors
+    /// When the question is refused or no answer comes.
+    pub async fn fork(&self, asked: &Value) -> Result<Value, Error> {
+        self.post("v1/time/fork", asked).await
     }
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Role;
 use crate::config::Config;
+use crate::seals::NatsSeals;
 use crate::switch::{SwitchClaims, SwitchExecutor};
 use crate::{figures, tokens};
 
@@ -38,6 +39,8 @@ pub struct Servers {
     pub nats_token: Option<String>,
     /// This process alone uses them: whoever held a lease before is dead.
     pub exclusive: bool,
+    /// Where the sealer keeps its key and publishes its seals.
+    pub data_dir: std::path::PathBuf,
 }
 
 /// The roles of this process, running.
@@ -214,6 +217,29 @@ pub async fn start(
         });
     }
 
+    // Sealer: signs what the log is, and publishes that outside the database.
+    if roles.contains(&Role::Sealer) {
+        let key_path = config.seal_key_path(&servers.data_dir);
+        std::fs::create_dir_all(&servers.data_dir)
+            .with_context(|| format!("{} cannot be made", servers.data_dir.display()))?;
+        let outside: Vec<Arc<dyn replay::seal::Outside>> = vec![
+            Arc::new(replay::seal::SealFile::of(&servers.data_dir)),
+            Arc::new(NatsSeals::new(nats.clone())),
+        ];
+        let sealer =
+            Arc::new(replay::seal::Sealer::new(reader.clone(), clock.clone(), key_path, outside)?);
+        figures::of_sealer(&metrics, &feed, &sealer);
+        let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
+        back.spawn("sealer", async move {
+            let role = replay::seal::table::ROLE;
+            while_leading(leases, role, &holder, force, cancel, |token, cancel| {
+                let sealer = sealer.clone();
+                async move { sealer.run(token, cancel).await }
+            })
+            .await;
+        });
+    }
+
     // Managers: scheduler, leases, watchdog, operations.
     let scheduling: Arc<OnceLock<Arc<SchedulerHandle>>> = Arc::default();
     let presence = if roles.contains(&Role::Managers) {
@@ -236,6 +262,8 @@ pub async fn start(
         let works: Vec<Arc<dyn commands::Work>> = vec![
             Arc::new(replay::RebuildWork::new(log.clone())),
             Arc::new(replay::VerifyDecisionsWork::new(log.clone())),
+            Arc::new(replay::ForkWork::new(log.clone())),
+            Arc::new(replay::PublishWork::new(log.clone(), nats.clone())),
             Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
         ];
         let (managers, scheduler) = Managers::new(
@@ -256,12 +284,19 @@ pub async fn start(
         claims = Arc::new(SwitchClaims::new(scheduler.clone(), claims));
         let managers = Arc::new(managers);
         let (leases, holder, cancel) = (leases.clone(), holder.clone(), actors.cancel.clone());
-        let client = nats.clone();
+        let (client, log, executor) = (nats.clone(), log.clone(), executor.clone());
         actors.spawn("managers", async move {
             while_leading(leases, MANAGERS, &holder, force, cancel, |token, cancel| {
                 let (managers, scheduler, client) =
                     (managers.clone(), scheduler.clone(), client.clone());
+                let (log, executor) = (log.clone(), executor.clone());
                 async move {
+                    // Once per term: whoever leads next tries again what failed.
+                    let refreshing = cancel.child_token();
+                    let refresh = async move {
+                        let refresh = replay::refresh(&log, &executor, token);
+                        refreshing.run_until_cancelled(refresh).await;
+                    };
                     let answering = cancel.child_token();
                     let claims = broker::serve_claims(
                         client.clone(),
@@ -278,7 +313,7 @@ pub async fn start(
                         }
                         answering.cancel();
                     };
-                    tokio::join!(managing, claims, nodes);
+                    tokio::join!(managing, claims, nodes, refresh);
                 }
             })
             .await;

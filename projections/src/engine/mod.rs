@@ -40,6 +40,9 @@ pub(crate) use tail::Tail;
 pub trait Projection: Send + Sync + 'static {
     /// What a reader opens; also the name of its table.
     const NAME: &'static str;
+    /// Version of the fold. Raised with every change that makes other rows of the same events;
+    /// rows of another version are made anew at the start, while they are read.
+    const VERSION: i32 = 1;
     /// The columns beside `tenant`, `key` and `doc` that queries filter and sort by.
     const COLUMNS: &'static [Column];
     /// Every key is met by one event alone, so nothing needs loading before the fold.
@@ -49,6 +52,8 @@ pub trait Projection: Send + Sync + 'static {
     const DOCUMENT: bool = true;
     /// The column that holds the position which made a row so.
     const AT: &'static str = "at";
+    /// Rows can come to an end, and be no more.
+    const VANISHES: bool = false;
     /// The streams of this type are counted per tenant in the order of the log, from 1, and
     /// each one's number is [given](Projection::number) to the rows of its first event.
     const NUMBERED: Option<StreamType> = None;
@@ -71,6 +76,12 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Gives a row the number of its stream, right after the fold of the stream's first event.
     fn number(_row: &mut Self::Row, _number: u64) {}
+
+    /// A row as readers may see it by itself: the shape that queries answer, with what they
+    /// add from other rows left empty.
+    fn shown(_key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(row).unwrap_or_default()
+    }
 
     /// The values of [`Projection::COLUMNS`], in their order.
     fn index(key: &Self::Key, row: &Self::Row) -> Vec<Cell>;

@@ -80,6 +80,12 @@ impl<P: Projection + Clone> Engine<P> {
             );
             at = storage.reset(&mut client).await?;
         }
+        if storage.is_outdated(&client).await? {
+            tracing::info!(
+                model = P::NAME,
+                "its rows are of another release: a rebuild replaces them"
+            );
+        }
         let parked = storage.parked(&client).await?;
         self.progress.reset(self.model, at.position);
         self.progress.counters(self.model).parked(parked.len());

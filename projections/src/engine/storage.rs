@@ -20,13 +20,15 @@ use super::statements::{Values, load_sql, pass_sql, write_sql};
 use super::{Cell, Key, Numbers, Projection};
 use crate::ProjectionError;
 
-/// Which set of tables: those that are read, or those beside them that a rebuild fills.
+/// Which version of a model's tables: the one that is read, or one of those beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
     /// What queries read.
     Live,
     /// What a rebuild fills.
     Shadow,
+    /// What was read before another version took its place.
+    Retired,
 }
 
 impl Schema {
@@ -35,6 +37,7 @@ impl Schema {
         match self {
             Self::Live => "read",
             Self::Shadow => "rebuild",
+            Self::Retired => "retired",
         }
     }
 
@@ -43,6 +46,7 @@ impl Schema {
         match self {
             Self::Live => "past",
             Self::Shadow => "rebuild_past",
+            Self::Retired => "retired_past",
         }
     }
 }
@@ -252,6 +256,22 @@ impl<P: Projection> Storage<P> {
         Ok(())
     }
 
+    /// Whether the rows were made by another version of the fold; before the first event
+    /// there are none, and the version becomes ours.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn is_outdated<C: GenericClient>(&self, client: &C) -> Result<bool, ProjectionError> {
+        let schema = self.schema.as_str();
+        let ours = format!(
+            "UPDATE {schema}.checkpoints SET fold = $2
+             WHERE model = $1 AND position = 0 AND fold <> $2"
+        );
+        client.execute(&ours, &[&P::NAME, &P::VERSION]).await?;
+        let sql = format!("SELECT fold <> $2 FROM {schema}.checkpoints WHERE model = $1");
+        Ok(client.query_one(&sql, &[&P::NAME, &P::VERSION]).await?.try_get(0)?)
+    }
+
     /// Empties the tables: the model begins at the log's first event again.
     ///
     /// # Errors
@@ -263,13 +283,17 @@ impl<P: Projection> Storage<P> {
             .query_one(
                 &format!(
                     "UPDATE {schema}.checkpoints SET position = 0, generation = generation + 1,
-                            recorded_at = 'epoch', updated_at = clock_timestamp()
+                            recorded_at = 'epoch', updated_at = clock_timestamp(), fold = $2
                      WHERE model = $1 RETURNING position, generation"
                 ),
-                &[&P::NAME],
+                &[&P::NAME, &P::VERSION],
             )
             .await?;
         transaction.execute(&format!("DELETE FROM {schema}.{}", P::NAME), &[]).await?;
+        // What was read before may know events that are no more.
+        transaction
+            .execute("DELETE FROM retired.checkpoints WHERE model = $1", &[&P::NAME])
+            .await?;
         if !P::WRITE_ONCE {
             let past = format!("DELETE FROM {}.{}", self.schema.past(), P::NAME);
             transaction.execute(&past, &[]).await?;

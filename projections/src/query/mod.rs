@@ -7,8 +7,10 @@
 
 mod cursor;
 mod gather;
+mod moves;
 mod past;
 mod sql;
+mod standing;
 mod together;
 mod wait;
 
@@ -31,7 +33,9 @@ pub use cursor::Cursor;
 pub(crate) use cursor::ListKind;
 pub(crate) use gather::ById;
 pub use gather::Gathered;
+pub use moves::{Move, Moves, Shown};
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
+pub use standing::{ModelView, PreviousView, RebuildView};
 pub(crate) use together::Together;
 
 /// How often models are asked until they stand at the same position, and how long they are

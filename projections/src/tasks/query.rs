@@ -120,7 +120,12 @@ impl Queries {
     ) -> Result<(Seen, Option<TaskId>), QueryError> {
         let mut sql = Sql::new("SELECT n.key FROM read.task_numbered(");
         sql.with("#", tenant.as_str().to_owned());
-        sql.with(", #) n(key) WHERE n.key IS NOT NULL", bigint(number.0));
+        // Names the table, so that it is locked before the snapshot is taken: the function
+        // must not meet the rows of a version that was put in its place after that.
+        sql.with(
+            ", #) n(key) WHERE n.key IS NOT NULL AND NOT EXISTS (SELECT FROM read.tasks WHERE false)",
+            bigint(number.0),
+        );
         let (seen, rows) = self.select(tenant, &[Model::Tasks], sql).await?;
         let id = rows.first().map(|row| row.try_get::<_, uuid::Uuid>(FIRST)).transpose()?;
         Ok((seen, id.map(TaskId)))

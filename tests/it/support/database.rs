@@ -75,6 +75,13 @@ pub async fn database() -> TestDb {
 }
 
 impl TestDb {
+    /// The database of a product.
+    pub fn at(admin_url: &str) -> Self {
+        let urls = migrations::service_urls(admin_url).unwrap();
+        let (service_url, gateway_url) = (urls.service, urls.gateway);
+        Self { name: String::new(), admin_url: admin_url.into(), service_url, gateway_url }
+    }
+
     /// Runs statements as the owner; the first value of the last row, if any.
     pub async fn sql(&self, statements: &str) -> Option<String> {
         sql(&self.admin_url, statements).await

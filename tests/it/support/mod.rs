@@ -25,7 +25,7 @@ pub use gate::Gate;
 pub use http::Api;
 pub use nats::{TestNats, nats};
 pub use process::{Process, said};
-pub use product::{Product, product, start_product};
+pub use product::{Product, product, start_product, start_product_in};
 
 /// Long enough for a loaded machine, short enough to notice a hang.
 pub const SOON: Duration = Duration::from_secs(30);

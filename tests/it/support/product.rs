@@ -37,13 +37,18 @@ pub async fn product() -> &'static Product {
 
 /// Starts a product on a folder.
 pub fn start_product(data_dir: PathBuf, more: &[&str]) -> Product {
+    start_product_in(data_dir, more, &[])
+}
+
+/// The same with some environment.
+pub fn start_product_in(data_dir: PathBuf, more: &[&str], environment: &[(&str, &str)]) -> Product {
     std::fs::create_dir_all(&data_dir).unwrap();
     let folder = data_dir.display().to_string();
     let mut arguments = vec!["up", "--output", "json", "--data-dir", &folder];
     arguments.extend(["--http-addr", "127.0.0.1:0"]);
     arguments.extend(more);
     let arguments: Vec<String> = arguments.into_iter().map(Into::into).collect();
-    let process = Process::start("up", &arguments, &[]);
+    let process = Process::start("up", &arguments, environment);
     let ready = process.ready();
     let all = ready.iter().find(|line| line["ready"] == "all").unwrap();
     Product {
@@ -81,6 +86,11 @@ impl Product {
             .connect(&self.nats_url)
             .await
             .unwrap()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
     }
 
     /// kill -9; returns when it is gone.

@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod exit;
 mod fail;
+mod fork;
 mod host;
 mod human;
 mod logs;
@@ -28,11 +29,14 @@ mod queue;
 mod rebuild;
 mod replay;
 mod schedule;
+mod seal;
 mod sidecar;
 mod submit;
 mod table;
 mod task;
 mod top;
+mod transfer;
+mod verify;
 mod why;
 
 use std::path::PathBuf;
@@ -182,11 +186,21 @@ pub enum ClientVerb {
     At(at::AtArgs),
     /// Because of what something happened, and what came of it
     Why(why::WhyArgs),
+    /// The seals of the log, and proofs that it was not changed
+    #[command(subcommand)]
+    Seal(seal::SealVerb),
+    /// Write the log, or a stretch of it, into a file that proves itself
+    Export(transfer::ExportArgs),
+    /// Bring an export into an empty instance
+    Import(transfer::ImportArgs),
+    /// Check an export, or the live database, against the seals of the log
+    Verify(verify::VerifyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
-    /// Go through the log again
-    #[command(subcommand)]
-    Replay(replay::ReplayVerb),
+    /// What would have happened, had something been different
+    Fork(fork::ForkArgs),
+    /// Publish past events once more, to subjects of their own; or go through the log again
+    Replay(replay::ReplayArgs),
     /// The version of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -214,18 +228,25 @@ impl App {
             None => client,
         })
     }
+
+    /// The data folder that is meant.
+    fn data_dir(&self) -> PathBuf {
+        self.globals.data_dir.clone().unwrap_or_else(default_data_dir)
+    }
 }
 
 /// Does a verb of a client and says how it went.
 pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
     let app = App { out: globals.printer(), globals };
-    let done = if let Err(refusal) = as_of::check(&app, &verb) {
-        Err(refusal)
-    } else if let ClientVerb::Agent(agent::AgentVerb::Run(args)) = verb {
+    if let Err(refusal) = as_of::check(&app, &verb) {
+        refusal.report(app.out.output);
+        return refusal.exit().into();
+    }
+    let done = match verb {
         // When interrupted it ends by itself, its tasks first.
-        sidecar::run(&app, *args).await
-    } else {
-        interruptible(dispatch(&app, verb)).await
+        ClientVerb::Agent(agent::AgentVerb::Run(args)) => sidecar::run(&app, *args).await,
+        ClientVerb::Replay(args) if args.takes_interrupts() => replay::run(&app, args).await,
+        verb => interruptible(dispatch(&app, verb)).await,
     };
     match done {
         Ok(()) => Exit::Ok.into(),
@@ -259,8 +280,13 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Audit(args) => audit::run(app, args).await,
         ClientVerb::At(args) => at::run(app, args).await,
         ClientVerb::Why(args) => why::run(app, args).await,
+        ClientVerb::Seal(verb) => seal::run(app, verb).await,
+        ClientVerb::Export(args) => transfer::export(app, args).await,
+        ClientVerb::Import(args) => transfer::import(app, args).await,
+        ClientVerb::Verify(args) => verify::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
-        ClientVerb::Replay(verb) => replay::run(app, verb).await,
+        ClientVerb::Fork(args) => fork::run(app, args).await,
+        ClientVerb::Replay(args) => replay::run(app, args).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {
             let mut script = Vec::new();
