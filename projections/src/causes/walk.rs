@@ -1,6 +1,7 @@
 //! A walk through the log's graph: who is known already, who hangs on whom, and where it was
 //! cut. Pure; the queries feed it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
@@ -123,10 +124,9 @@ impl Walk {
             if self.is_full() {
                 break;
             }
-            let key = key(&node);
-            if !self.nodes.contains_key(&key) {
+            if let Entry::Vacant(place) = self.nodes.entry(key(&node)) {
                 new.push(node.position);
-                self.nodes.insert(key, node);
+                place.insert(node);
             }
         }
         new
