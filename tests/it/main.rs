@@ -20,6 +20,7 @@ mod commands_nats;
 mod dead_letters;
 mod docs;
 mod engine;
+mod fork;
 mod http;
 mod links;
 mod matching;
