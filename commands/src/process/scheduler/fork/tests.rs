@@ -357,9 +357,9 @@ fn an_hour_of_a_fleet_is_identical_and_told_with_fewer_agents() {
     assert_eq!(baseline.decisions.identical, tasks as u64);
     assert_eq!(baseline.happened.completed, tasks as u64);
     let mut fewer = ForkChanges::default();
-    fewer.agents.slots = (1..=agents).map(|n| (format!("agent-{n}"), 2)).collect();
+    fewer.agents.slots = (1..=agents).map(|n| (format!("agent-{n}"), 1)).collect();
     fewer.agents.slots = fewer.agents.slots.into_iter().take(64).collect();
-    let report = timed("half the slots", fewer);
+    let report = timed("a quarter of the slots", fewer);
     let (was, would) = (report.happened.wait_ms, report.what_if.wait_ms);
     assert!(would.mean > 2.0 * was.mean + 10.0, "{was:?} {would:?}");
     let control = report.control.expect("a control");
