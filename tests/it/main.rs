@@ -26,6 +26,7 @@ mod dead_letters;
 mod docs;
 mod engine;
 mod evolution;
+mod fork;
 mod http;
 mod links;
 mod matching;

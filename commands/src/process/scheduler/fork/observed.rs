@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use domain::agent::AgentEvent;
+use domain::agent::{AgentEvent, AgentRegistered};
 use domain::task::{Choice, TaskEvent};
 use domain::{AgentId, Event, Json, Recorded, TaskId, TenantId};
 
@@ -104,6 +104,8 @@ pub(crate) struct Observed {
     pub(super) whole: Vec<(TaskId, usize)>,
     pub(super) ways: BTreeMap<AgentId, Ways>,
     pub(super) made: Vec<Made>,
+    /// Agents that came in the stretch, as they said at first.
+    pub(super) came: HashMap<AgentId, AgentRegistered>,
     /// From decision to commit.
     landing: Vec<i64>,
     /// Of the first event behind `from`, in microseconds.
@@ -125,6 +127,7 @@ impl Observed {
             whole: Vec::new(),
             ways: BTreeMap::new(),
             made: Vec::new(),
+            came: HashMap::new(),
             landing: Vec::new(),
             began_us: None,
             read: 0,
@@ -143,10 +146,12 @@ impl Observed {
         }
         match event.event() {
             Ok(Event::Task(happened)) => self.note_task(event, happened, now),
-            Ok(Event::Agent(AgentEvent::Registered(_) | AgentEvent::Reconnected(_)))
+            Ok(Event::Agent(AgentEvent::Registered(said) | AgentEvent::Reconnected(said)))
                 if event.position > self.from =>
             {
-                let ways = self.ways.entry(AgentId(event.stream_id)).or_default();
+                let id = AgentId(event.stream_id);
+                self.came.entry(id).or_insert_with(|| said.clone());
+                let ways = self.ways.entry(id).or_default();
                 ways.from_us.get_or_insert(now);
             }
             Ok(
