@@ -13,6 +13,7 @@ pub mod ids;
 pub mod logs;
 pub mod relay;
 pub mod remote;
+pub mod seals;
 pub mod streams;
 pub mod subject;
 
@@ -24,4 +25,5 @@ pub use error::BrokerError;
 pub use logs::LogLimits;
 pub use relay::{Relay, Standing};
 pub use remote::{RemoteClaims, RemoteExecutor};
+pub use seals::SealStream;
 pub use streams::Streams;

@@ -103,6 +103,7 @@ fn headers(command: &CommandEnvelope) -> HeaderMap {
     put(header::CORRELATION_ID, command.correlation_id.map(|id| id.to_string()));
     put(header::CAUSATION_POSITION, command.causation_position.map(|p| p.to_string()));
     put(header::TRACEPARENT, command.trace.clone());
+    put(header::CREDENTIAL, command.credential.as_deref().map(str::to_owned));
     put(header::FENCE, command.fence.map(|token| token.to_string()));
     put(header::EXPECTED_VERSION, command.expected_version.map(|v| v.to_string()));
     headers

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use domain::{Command, Outcome, TenantId};
 use sha2::{Digest, Sha256};
@@ -37,6 +38,10 @@ pub struct CommandEnvelope {
     pub causation_position: Option<u64>,
     /// W3C `traceparent`.
     pub trace: Option<String>,
+    /// The credential that it came with, as the audit names it: `token:` and the first 16 hex
+    /// digits of the token's SHA-256. None over NATS, where there is one for all, and for
+    /// managers, who need none.
+    pub credential: Option<Arc<str>>,
     /// The stream version the sender saw (`If-Match`).
     pub expected_version: Option<u64>,
     /// The token of the managers' lease, where a manager sends it (`fence`).
@@ -81,6 +86,7 @@ impl CommandEnvelope {
             correlation_id: None,
             causation_position: None,
             trace: None,
+            credential: None,
             expected_version: None,
             fence: None,
         }

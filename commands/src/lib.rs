@@ -13,6 +13,6 @@ pub use clock::{Clock, Ids};
 pub use command::{CommandEnvelope, Executor, Fingerprint};
 pub use process::{
     DecisionFault, DecisionReport, Decisions, Fit, Fits, LONG_COMMANDS, LifecycleHandle,
-    NODE_DRAIN, PURGE, QueueDepth, ROLLING_RESTART, Waits, command_id,
+    NODE_DRAIN, PURGE, QueueDepth, ROLLING_RESTART, Waits, command_id, fork,
 };
 pub use processor::{Processor, ProcessorConfig, ProcessorRole, processor};

@@ -4,12 +4,12 @@
 //! `map`, …) and few sums, so evaluating it takes a time that is linear in its length and
 //! in the size of what it looks at. No clock, no I/O, no regular expressions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::objects::{Key, Map};
 use cel::{Context, Env, Program, Value};
 
@@ -36,6 +36,8 @@ pub(crate) struct Expression {
     text: String,
     variable: &'static str,
     program: Program,
+    /// The fields of the variable that it looks at by name.
+    fields: BTreeSet<String>,
 }
 
 /// A condition over one variable.
@@ -50,6 +52,17 @@ impl Condition {
     /// variable; the text is for people.
     pub fn parse(text: &str, variable: &'static str) -> Result<Self, String> {
         Expression::parse(text, variable, CONDITION).map(Self)
+    }
+
+    /// The fields of the variable that it looks at by name.
+    pub fn fields(&self) -> &BTreeSet<String> {
+        &self.0.fields
+    }
+
+    /// The texts that a field must be one of for the condition to hold, where it says so as a
+    /// whole or as a part of an `&&`; none where it does not.
+    pub fn demands(&self, field: &str) -> Option<Vec<String>> {
+        demanded(self.0.program.expression(), self.0.variable, field)
     }
 
     /// Whether it holds for a value. What cannot be evaluated (a missing field, a value of
@@ -80,9 +93,10 @@ impl Expression {
             }
             Err(_) => return Err("not a CEL expression".into()),
         };
-        let mut walk = Walk { variable, bounds, sums: 0 };
+        let mut walk = Walk { variable, bounds, sums: 0, fields: BTreeSet::new() };
         walk.bounded(program.expression(), 0)?;
-        Ok(Self { text: text.into(), variable, program })
+        let fields = walk.fields;
+        Ok(Self { text: text.into(), variable, program, fields })
     }
 
     /// What it makes of the variable; `None` where it cannot be evaluated.
@@ -125,6 +139,35 @@ pub(crate) fn cel_value(value: &serde_json::Value) -> Value {
     }
 }
 
+/// See [`Condition::demands`].
+fn demanded(expression: &IdedExpr, variable: &str, field: &str) -> Option<Vec<String>> {
+    let Expr::Call(call) = &expression.expr else { return None };
+    let [left, right] = &call.args[..] else { return None };
+    let names = |side: &IdedExpr| {
+        matches!(&side.expr, Expr::Select(select) if select.field == field
+            && matches!(&select.operand.expr, Expr::Ident(name) if name == variable))
+    };
+    match call.func_name.as_str() {
+        operators::LOGICAL_AND => {
+            demanded(left, variable, field).or_else(|| demanded(right, variable, field))
+        }
+        operators::EQUALS if names(left) => Some(vec![text_of(right)?]),
+        operators::EQUALS if names(right) => Some(vec![text_of(left)?]),
+        operators::IN if names(left) => {
+            let Expr::List(list) = &right.expr else { return None };
+            list.elements.iter().map(text_of).collect()
+        }
+        _ => None,
+    }
+}
+
+fn text_of(expression: &IdedExpr) -> Option<String> {
+    match &expression.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner().to_owned()),
+        _ => None,
+    }
+}
+
 /// How deep brackets and unary signs are nested, at most; texts in quotes counted in.
 fn depth(text: &str) -> usize {
     let (mut now, mut most, mut signs) = (0usize, 0, 0);
@@ -147,6 +190,7 @@ struct Walk {
     variable: &'static str,
     bounds: Bounds,
     sums: usize,
+    fields: BTreeSet<String>,
 }
 
 impl Walk {
@@ -177,7 +221,12 @@ impl Walk {
                 parts.try_for_each(|part| self.bounded(part, level))
             }
             Expr::List(list) => list.elements.iter().try_for_each(|e| self.bounded(e, level)),
-            Expr::Select(select) => self.bounded(&select.operand, level),
+            Expr::Select(select) => {
+                if matches!(&select.operand.expr, Expr::Ident(name) if name == self.variable) {
+                    self.fields.insert(select.field.clone());
+                }
+                self.bounded(&select.operand, level)
+            }
             Expr::Map(map) => map.entries.iter().try_for_each(|e| self.entry(&e.expr, level)),
             Expr::Struct(made) => made.entries.iter().try_for_each(|e| self.entry(&e.expr, level)),
         }

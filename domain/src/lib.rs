@@ -14,6 +14,7 @@ mod catalogue;
 pub mod crew;
 mod decide;
 pub mod expression;
+pub mod fork;
 pub mod frame;
 pub mod ids;
 pub mod json;
@@ -37,4 +38,4 @@ pub use ids::{AgentId, CrewId, NodeId, OperationId, ScheduleId, StreamType, Task
 pub use json::Json;
 pub use outcome::{Outcome, OutcomeEvent, Status};
 pub use problem::{Code, FieldError, Problem};
-pub use recorded::Recorded;
+pub use recorded::{Hashed, Recorded};

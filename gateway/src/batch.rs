@@ -135,6 +135,7 @@ fn decide(
     match envelope(app, caller, given, command_id, keyed.is_none()) {
         Ok(mut envelope) => {
             envelope.trace = Some(trace.as_str().to_owned());
+            envelope.credential = Some(caller.credential());
             Either::Left(app.doors.executor.execute(envelope))
         }
         Err((stream_id, problem)) => {

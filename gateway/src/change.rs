@@ -150,9 +150,10 @@ impl Call {
         let envelope =
             CommandEnvelope::asked_of(tenant, stream_id, named, command, command_id, actor);
         let trace = Some(self.about.trace.as_str().to_owned());
+        let credential = Some(self.caller.credential());
         // An id that was made for this very call is on nothing yet: no look-up is needed.
         let new_stream = fresh && named.is_none();
-        Ok(CommandEnvelope { fresh, new_stream, trace, expected_version, ..envelope })
+        Ok(CommandEnvelope { fresh, new_stream, trace, credential, expected_version, ..envelope })
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use commands::CommandEnvelope;
@@ -166,7 +166,11 @@ impl Told {
             let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
             ApiError::internal(said.as_deref().unwrap_or("a panic")).into_response()
         });
-        let (response, refusal) = render(response, &self.about.trace, self.path());
+        let (mut response, refusal) = render(response, &self.about.trace, self.path());
+        // By which the audit finds what the request did.
+        if let Ok(id) = HeaderValue::from_str(self.about.trace.trace_id()) {
+            response.headers_mut().insert("x-request-id", id);
+        }
         if let Some(code) = refusal.as_ref().and_then(|refusal| refusal.problem().code()) {
             app.figures.refused(code);
         }

@@ -14,8 +14,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::operation::AcceptedBody;
 use crate::{
-    agent, audit, batch, events, fleet, health, metrics, models, node, operation, profile, queue,
-    schedule, service, task,
+    agent, audit, batch, causes, events, fleet, health, metrics, models, node, operation, profile,
+    queue, schedule, seal, service, task, time,
 };
 
 /// The problem document of a refusal.
@@ -52,7 +52,10 @@ pub struct Accepted(AcceptedBody);
         (name = "schedules", description = "Tasks that are submitted at a time or on an event"),
         (name = "operations", description = "Long-running work, answered 202"),
         (name = "events", description = "The log, as pages and as live streams"),
+        (name = "time", description = "The log as history: because of what, and what if"),
+        (name = "seals", description = "That nothing was changed: seals, proofs, export and import"),
         (name = "audit", description = "Who did what, and what was refused"),
+        (name = "time", description = "The past: compared and searched"),
         (name = "metrics", description = "Numbers and read models"),
         (name = "service", description = "The process itself"),
     ),
@@ -116,13 +119,22 @@ pub(crate) fn routes_of_api() -> Vec<UtoipaMethodRouter<App>> {
         routes!(events::list_events),
         routes!(events::stream_events),
         routes!(events::websocket),
+        routes!(seal::prove_event),
+        routes!(seal::list_seals),
+        routes!(seal::consistency),
+        routes!(seal::export_log),
+        routes!(seal::import_log),
         routes!(audit::list_audit),
+        routes!(causes::why),
         routes!(models::tenant_metrics),
         routes!(crate::rebuild::list_models),
         routes!(crate::rebuild::rebuild),
         routes!(crate::rebuild::roll_back),
         routes!(crate::rebuild::forget),
         routes!(crate::replay::verify_decisions),
+        routes!(time::diff),
+        routes!(time::bisect),
+        routes!(crate::fork::fork),
         routes!(crate::replay::replay),
         routes!(service::schema),
     ]

@@ -195,20 +195,28 @@ fn as_of(uri: &Uri) -> Result<Option<AsOf>, ApiError> {
     }
     let Query(Only { as_of }) = Query::<Only>::try_from_uri(uri)
         .map_err(|_| ApiError::parameter("/query/as_of", "`as_of` may stand there once"))?;
-    let Some(text) = as_of else { return Ok(None) };
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        let position = crate::params::position("as_of", Some(&text))?;
-        return match position {
-            Some(0) => Err(ApiError::parameter("/query/as_of", "positions begin at 1")),
-            position => Ok(position.map(AsOf::Position)),
+    as_of.map(|text| moment("as_of", &text)).transpose()
+}
+
+/// Reads a moment: a position or a time with its zone.
+pub(crate) fn moment(name: &str, text: &str) -> Result<AsOf, ApiError> {
+    let refuse = |why: String| Err(ApiError::parameter(format!("/query/{name}"), why));
+    if let Ok(position) = text.parse::<u64>()
+        && text.bytes().all(|b| b.is_ascii_digit())
+    {
+        return match i64::try_from(position) {
+            Ok(0) => refuse("positions begin at 1".into()),
+            Ok(_) => Ok(AsOf::Position(position)),
+            Err(_) => refuse("no log has as many positions".into()),
         };
     }
-    let read = chrono::DateTime::parse_from_rfc3339(&text).map_err(|_| {
-        let message = "`as_of` must be a position, such as 42, or a time with its zone, such as \
-                       2026-01-31T12:00:00Z";
-        ApiError::parameter("/query/as_of", message)
-    })?;
-    Ok(Some(AsOf::Time(read.to_utc())))
+    match chrono::DateTime::parse_from_rfc3339(text) {
+        Ok(time) => Ok(AsOf::Time(time.to_utc())),
+        Err(_) => refuse(format!(
+            "`{name}` must be a position, such as 42, or a time with its zone, such as \
+             2026-01-31T12:00:00Z"
+        )),
+    }
 }
 
 impl Fresh {

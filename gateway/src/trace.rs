@@ -1,4 +1,5 @@
-//! W3C trace context: taken from the caller when it is valid, begun here when not.
+//! W3C trace context: taken from the caller when it is valid, begun here when not; with the
+//! caller's own request id, where it names one that can be a trace id.
 
 use axum::http::HeaderMap;
 use uuid::Uuid;
@@ -17,7 +18,7 @@ impl Trace {
         let text = given.next().and_then(|value| value.to_str().ok());
         let given = text.filter(|text| given.next().is_none() && is_valid(text));
         let known = given.and_then(|text| text.as_bytes().get(..LENGTH)?.try_into().ok());
-        known.map_or_else(|| Self::begun(fresh()), Self)
+        known.map_or_else(|| Self::begun(request_id(headers).unwrap_or_else(fresh)), Self)
     }
 
     /// A value as it is written; `None` where it is invalid.
@@ -44,6 +45,17 @@ impl Trace {
     pub fn trace_id(&self) -> &str {
         self.as_str().get(3..35).unwrap_or_default()
     }
+}
+
+/// `X-Request-Id` as proxies set it: 32 hexadecimal digits (nginx) or a UUID (Envoy). Another
+/// one is not taken: it could not be stored as what it is.
+fn request_id(headers: &HeaderMap) -> Option<Uuid> {
+    let mut given = headers.get_all("x-request-id").iter();
+    let text = given.next()?.to_str().ok().filter(|text| matches!(text.len(), 32 | 36))?;
+    let only = given.next().is_none();
+    // No id of a trace or of a parent may be all zero.
+    let id = Uuid::try_parse(text).ok().filter(|id| only && id.as_u64_pair().1 != 0)?;
+    Some(id)
 }
 
 /// Version 00, lower-case hexadecimal, no id all zero (W3C Trace Context, 3.2). A later
@@ -83,6 +95,30 @@ mod tests {
     fn a_valid_trace_goes_on() {
         assert_eq!(trace(GIVEN).as_str(), GIVEN);
         assert_eq!(trace(GIVEN).trace_id(), "0af7651916cd43dd8448eb211c80319c");
+    }
+
+    #[test]
+    fn a_request_id_names_the_trace_where_nothing_else_does() {
+        let of = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().expect("header"));
+            }
+            Trace::of(&headers, || Uuid::from_u128(7)).trace_id().to_owned()
+        };
+        let (hex, uuid) =
+            ("0af7651916cd43dd8448eb211c80319c", "0af76519-16cd-43dd-8448-eb211c80319c");
+        assert_eq!(of(&[("x-request-id", hex)]), hex);
+        assert_eq!(of(&[("x-request-id", uuid)]), hex);
+        let other = "00-11111111111111111111111111111111-b7ad6b7169203331-01";
+        assert_eq!(of(&[("x-request-id", hex), ("traceparent", other)]), "1".repeat(32));
+        let begun = "00000000000000000000000000000007";
+        for bad in
+            ["", "7", "0af7651916cd43dd8448eb211c80319", "0af76519-16cd-43dd-0000-000000000000"]
+        {
+            assert_eq!(of(&[("x-request-id", bad)]), begun, "{bad}");
+        }
+        assert_eq!(of(&[("x-request-id", hex), ("x-request-id", uuid)]), begun);
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl From<&QueryError> for ApiError {
     }
 }
 
-fn not_yet(current: u64) -> ApiError {
+pub(crate) fn not_yet(current: u64) -> ApiError {
     let detail = format!("the read model is at position {current}; try again shortly");
     let problem = Problem::new(Code::NotYetVisible, detail);
     Problem { log_position: Some(current), retry_after_ms: Some(1_000), ..problem }.into()

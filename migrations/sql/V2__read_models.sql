@@ -77,6 +77,8 @@ CREATE INDEX tasks_by_parent ON read.tasks (tenant, parent_id, created)
 CREATE INDEX tasks_due ON read.tasks (tenant, due_at) WHERE due_at IS NOT NULL AND NOT archived;
 CREATE INDEX tasks_escalated ON read.tasks (tenant, created)
     WHERE escalated_at IS NOT NULL AND NOT archived;
+-- Which rows changed between two positions; old rows lie in the order of their last change.
+CREATE INDEX tasks_at ON read.tasks USING brin (at) WITH (pages_per_range = 16, autosummarize = on);
 -- Depths and ages of queues without a look at the rows, however many tasks are done.
 CREATE INDEX tasks_depths ON read.tasks (tenant, queue, state, priority, queued_at)
     WHERE NOT archived AND state <> ALL ('{done,cancelled}'::text[]);
@@ -127,6 +129,7 @@ CREATE TABLE read.audit (
     agent_id       uuid,                  -- tasks and crews are found by their stream
     correlation_id uuid,
     cause          bigint,
+    request        uuid,                  -- the trace id of the request that it came with
     PRIMARY KEY (tenant, key)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
 -- What is everywhere needs no index: going back from the newest finds it at once.
@@ -135,6 +138,7 @@ CREATE INDEX audit_by_type ON read.audit (tenant, type, key)
     WHERE type <> ALL ('{task.submitted,task.assigned,task.started,task.progressed,task.completed}'::text[]);
 CREATE INDEX audit_by_agent ON read.audit (tenant, agent_id, key) WHERE agent_id IS NOT NULL;
 CREATE INDEX audit_by_cause ON read.audit (tenant, cause, key) WHERE cause IS NOT NULL;
+CREATE INDEX audit_by_request ON read.audit (tenant, request, key) WHERE request IS NOT NULL;
 CREATE INDEX audit_by_correlation ON read.audit (tenant, correlation_id, key)
     WHERE correlation_id IS NOT NULL;
 

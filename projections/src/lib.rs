@@ -8,6 +8,7 @@
 
 pub mod agents;
 pub mod audit;
+pub mod causes;
 pub mod engine;
 mod error;
 pub mod events;
@@ -28,4 +29,7 @@ pub use engine::{Key, Projection};
 pub use error::{ProjectionError, QueryError};
 pub use models::Model;
 pub use progress::{Counted, Progress};
-pub use query::{Answer, Cursor, Gathered, ModelView, Page, PreviousView, Queries, RebuildView};
+pub use query::{
+    Answer, Cursor, Gathered, ModelView, Move, Moves, Page, PreviousView, Queries, RebuildView,
+    Shown,
+};

@@ -4,16 +4,23 @@
 //! Invariant: nothing here has a fold of its own; the lines that made the live rows make
 //! these.
 
+mod bisect;
 mod compare;
 mod dead;
 mod decisions;
+mod diff;
+mod fork;
 mod publish;
 mod rebuild;
+pub mod seal;
 mod work;
 
+pub use bisect::{Flipped, Found, Predicate, VARIABLE, bisect};
 pub use compare::{Comparison, Difference, compare, world_at};
 pub use dead::{DeadLettersReport, DeadLettersWork};
 pub use decisions::{VERIFY_DECISIONS, VerifyDecisionsWork, verify_decisions};
+pub use diff::{Diff, DiffAsked, FieldDiff, ModelDiff, Moment, RowChange, RowDiff, diff};
+pub use fork::{FORK, ForkError, ForkWork, fork};
 pub use publish::{PUBLISH, PublishInput, PublishReport, PublishWork};
 pub use rebuild::{
     Differences, DifferingRow, Outdated, Phase, Rebuild, RebuildReport, RollbackReport, Standing,

@@ -94,15 +94,15 @@ async fn a_server_that_is_not_there_and_a_wrong_token_are_told_with_what_to_do()
 }
 
 /// A terminal of 80 columns and 24 lines with `taffrail top` on it.
-struct Screen {
+pub(crate) struct Screen {
     child: Child,
-    keys: File,
+    pub(crate) keys: File,
     line: File,
     said: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Screen {
-    fn open(mut command: Command) -> Self {
+    pub(crate) fn open(mut command: Command) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -125,16 +125,16 @@ impl Screen {
     }
 
     /// Everything that was written to it.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&self.said.lock()).into_owned()
     }
 
-    async fn says(&self, what: &str) {
+    pub(crate) async fn says(&self, what: &str) {
         until(what, async || self.said().contains(what)).await;
     }
 
     /// What stands on it: only what changes is written, wherever that is.
-    async fn shows(&self, what: &str) {
+    pub(crate) async fn shows(&self, what: &str) {
         until(what, async || standing(&self.said()).contains(what)).await;
     }
 
@@ -145,7 +145,7 @@ impl Screen {
     }
 
     /// How it ended; the terminal is as it was.
-    async fn ended(&mut self) -> Option<i32> {
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let mut status = None;
         until("it ends", async || {
             status = self.child.try_wait().unwrap();
@@ -161,7 +161,7 @@ impl Screen {
 
 /// The lines that a terminal shows after all that was written, as far as ratatui's backend
 /// writes: places, clearing, characters of one column.
-fn standing(said: &str) -> String {
+pub(crate) fn standing(said: &str) -> String {
     let mut lines = vec![vec![' '; 80]; 24];
     let (mut line, mut column) = (0, 0);
     let mut chars = said.chars().peekable();

@@ -108,6 +108,7 @@ mod tests {
             correlation_id: None,
             causation_position: None,
             trace: None,
+            credential: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! From a message to commands: the same steps for durable commands and requests.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use commands::{CommandEnvelope, Executor, Ids};
@@ -68,6 +70,7 @@ pub(super) struct Common {
     pub correlation_id: Option<Uuid>,
     pub causation_position: Option<u64>,
     pub trace: Option<String>,
+    pub credential: Option<Arc<str>>,
 }
 
 impl Common {
@@ -84,6 +87,7 @@ impl Common {
             correlation_id: self.correlation_id,
             causation_position: self.causation_position,
             trace: self.trace.clone(),
+            credential: self.credential.clone(),
             ..CommandEnvelope::new(
                 self.tenant.clone(),
                 stream_id,
@@ -153,6 +157,13 @@ pub(super) fn read(
         trace: header_value(headers, header::TRACEPARENT)
             .filter(|text| is_traceparent(text))
             .map(Into::into),
+        credential: header_of(
+            headers,
+            header::CREDENTIAL,
+            "1 to 128 printable characters",
+            |text| is_actor(text).then(|| text.into()),
+        )
+        .map_err(fault)?,
         tenant: address.tenant,
     };
     let body = command_body(headers, payload).map_err(fault)?;

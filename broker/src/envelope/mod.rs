@@ -49,6 +49,8 @@ pub mod header {
     pub const PROBE: &str = "Taffrail-Probe";
     /// Why a message is on `dead`: the code of its problem.
     pub const REASON: &str = "Taffrail-Reason";
+    /// The credential that a gateway's caller showed; as trustworthy as its sender.
+    pub const CREDENTIAL: &str = "Taffrail-Credential";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
     /// What the body is.

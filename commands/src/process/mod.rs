@@ -38,7 +38,7 @@ pub use roster::{AgentFacts, Roster};
 pub use runner::{Managers, ManagersConfig};
 pub use scheduler::{
     DecisionFault, DecisionReport, Decisions, Fit, Fits, Follower, Gauges, QueueDepth,
-    SchedulerHandle, Trial, Waits,
+    SchedulerHandle, Trial, Waits, fork,
 };
 pub use schedules::Schedules;
 pub use source::Source;

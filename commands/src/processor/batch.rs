@@ -11,7 +11,7 @@ use domain::{
     Status, StreamType, TenantId, Timestamp, event_id,
 };
 use store::seeded::{Planted, planted};
-use store::{Append, CommandRecord, NewEvent, NewResult, Snapshot, StreamKey, Written};
+use store::{Append, CommandRecord, NewEvent, NewResult, Origin, Snapshot, StreamKey, Written};
 use uuid::Uuid;
 
 use super::links;
@@ -306,6 +306,12 @@ impl Decider {
             ordinal: append.events.len() as u64,
             events: names.clone(),
             problem: problem.as_ref().and_then(|problem| serde_json::to_string(problem).ok()),
+            credential: command.credential.clone(),
+            origin: problem.is_some().then(|| Origin {
+                correlation_id,
+                causation_position: command.causation_position,
+                trace,
+            }),
         });
         self.batch.decided.push(Decided {
             version: stream.version,
@@ -320,7 +326,8 @@ impl Decider {
 /// The answer to a command whose id has a result: the first outcome, or a refusal
 /// when something else was asked for under the same id.
 pub(super) fn repeat(command: &CommandEnvelope, record: &CommandRecord) -> Outcome {
-    if record.fingerprint != command.fingerprint {
+    // What was imported has none: nobody knows what was asked for.
+    if !record.fingerprint.is_empty() && record.fingerprint != command.fingerprint {
         return mismatch(command, record.position);
     }
     let problem = record.problem.as_deref().and_then(|text| serde_json::from_str(text).ok());

@@ -42,6 +42,10 @@ const RESULT: &[(&str, &str)] = &[
     ("version", "bigint"),
     ("events", "text"),
     ("problem", "text"),
+    ("credential", "text"),
+    ("correlation_id", "uuid"),
+    ("causation_position", "bigint"),
+    ("trace", "text"),
 ];
 const CLAIM: &[(&str, &str)] =
     &[("tenant", "text"), ("kind", "text"), ("value", "text"), ("stream_id", "uuid")];
@@ -209,6 +213,21 @@ pub struct NewResult {
     pub events: Vec<&'static str>,
     /// The refusal, as a JSON problem document.
     pub problem: Option<String>,
+    /// The credential that it came with.
+    pub credential: Option<Arc<str>>,
+    /// Where a refused command came from: an accepted one's events tell it.
+    pub origin: Option<Origin>,
+}
+
+/// Where a refused command came from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// What it belongs to, across streams.
+    pub correlation_id: Option<Uuid>,
+    /// The event that caused it.
+    pub causation_position: Option<u64>,
+    /// W3C `traceparent` of its request.
+    pub trace: Option<Arc<str>>,
 }
 
 /// What one task is to another.
@@ -381,6 +400,10 @@ impl Writer {
             .add(r, |r| r.version as i64)
             .add(r, |r| r.events.join(","))
             .add(r, |r| r.problem.as_deref())
+            .add(r, |r| r.credential.as_deref())
+            .add(r, |r| r.origin.as_ref().and_then(|o| o.correlation_id))
+            .add(r, |r| r.origin.as_ref().and_then(|o| o.causation_position).map(|p| p as i64))
+            .add(r, |r| r.origin.as_ref().and_then(|o| o.trace.as_deref()))
             .add(r, |r| r.ordinal as i64);
         if shape == Shape::Full {
             for claims in [&batch.taken, &batch.freed] {

@@ -13,7 +13,7 @@ pub mod seeded;
 mod server;
 mod wake;
 
-pub use append::{Append, LinkKind, NewEvent, NewResult, TaskLink, Writer, Written};
+pub use append::{Append, LinkKind, NewEvent, NewResult, Origin, TaskLink, Writer, Written};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use lease::{Lease, Leases};

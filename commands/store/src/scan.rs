@@ -85,13 +85,22 @@ async fn read(
         while let Some(row) = rows.next().await {
             let mut row = row?;
             row.advance(std::mem::take(&mut header).min(row.len()));
-            let Some(event) = recorded(row, &mut names)? else { continue };
             let expected = position + 1;
-            if event.position != expected {
-                let found = event.position;
-                tracing::error!(expected, found, "the log has a hole");
-                return Err(StoreError::Hole { expected, found });
-            }
+            let event = match recorded(row, &mut names) {
+                Ok(None) => continue,
+                Ok(Some(event)) if event.position == expected => event,
+                Ok(Some(event)) => {
+                    let found = event.position;
+                    tracing::error!(expected, found, "the log has a hole");
+                    // What came before stands.
+                    let _ = pages.send(Ok(page)).await;
+                    return Err(StoreError::Hole { expected, found });
+                }
+                Err(error) => {
+                    let _ = pages.send(Ok(page)).await;
+                    return Err(error);
+                }
+            };
             position = expected;
             bytes += event.payload.len();
             // Here, so that the caller finds it done.

@@ -160,7 +160,7 @@ impl RatePolicy {
 
 impl QueuePolicy {
     /// Adds the faults of its fields to a check; `at` is put before their names.
-    pub(super) fn faults(&self, mut check: Check, at: &str) -> Check {
+    pub(crate) fn faults(&self, mut check: Check, at: &str) -> Check {
         let weights = Priority::ALL.map(Priority::as_str).into_iter().zip(self.weights.all());
         for (name, weight) in weights {
             let field = format!("{at}weights/{name}");

@@ -45,6 +45,14 @@ impl Client {
         self.get("v1/events", &query).await
     }
 
+    /// Because of what something happened, and what came of it.
+    ///
+    /// # Errors
+    /// When there is no such thing or no answer comes.
+    pub async fn causes(&self, query: Query<'_>) -> Result<Value, Error> {
+        self.get("v1/time/why", query).await
+    }
+
     /// A page of the audit: events and refusals, with who and why.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! The caller installs rustls' crypto provider before it makes a [`Client`].
 
 mod agents;
+mod download;
 mod error;
 mod events;
 mod follow;
@@ -15,9 +16,11 @@ mod nodes;
 mod operations;
 mod queues;
 mod schedules;
+mod seals;
 mod sse;
 mod tasks;
 
+pub use download::Download;
 pub use error::Error;
 pub use events::EventFilter;
 pub use follow::{Follow, Followed};

@@ -122,4 +122,12 @@ impl Client {
     pub async fn verify_decisions(&self) -> Result<Value, Error> {
         self.post("v1/replay/verify-decisions", &serde_json::json!({})).await
     }
+
+    /// Asks what would have happened; the answer is the operation that tells.
+    ///
+    /// # Errors
+    /// When the question is refused or no answer comes.
+    pub async fn fork(&self, asked: &Value) -> Result<Value, Error> {
+        self.post("v1/time/fork", asked).await
+    }
 }

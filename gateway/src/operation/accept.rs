@@ -143,12 +143,24 @@ async fn accept_long(app: &App, call: &Call, target: Target, command: Command) -
         input: Json::null(),
         fingerprint,
     };
-    accept(app, call, command_id, work).await
+    let began = decision.events.first().map(|event| event.position);
+    accept_because(app, call, command_id, work, began).await
+}
+
+async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
+    accept_because(app, call, command_id, work, None).await
 }
 
 /// Commits an operation's first event and answers 202, or in line where the caller is
-/// ready to wait and it is done in time.
-async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResult {
+/// ready to wait and it is done in time. `began` is the event that it follows to its end,
+/// where its command is decided already.
+async fn accept_because(
+    app: &App,
+    call: &Call,
+    command_id: Uuid,
+    work: Work,
+    began: Option<u64>,
+) -> ApiResult {
     let kind = work.command.as_ref().map(|spec| spec.kind);
     let created = work.command.as_ref().is_some_and(|spec| {
         Command::parse(spec.kind, &spec.command, spec.body.as_str().as_bytes())
@@ -171,6 +183,9 @@ async fn accept(app: &App, call: &Call, command_id: Uuid, work: Work) -> ApiResu
         new_stream: fresh,
         fingerprint: work.fingerprint,
         trace: Some(call.about.trace.as_str().to_owned()),
+        credential: Some(call.caller.credential()),
+        causation_position: began,
+        correlation_id: began.map(|_| command_id),
         ..CommandEnvelope::new(tenant, operation, accept, own_id, actor)
     };
     let outcome = change::execute(app, call, envelope).await;

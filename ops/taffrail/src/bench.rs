@@ -239,6 +239,7 @@ async fn host(flags: Flags, folder: PathBuf) -> anyhow::Result<Hosted> {
         nats_url: nats.url,
         nats_token: Some(nats.token),
         exclusive: true,
+        data_dir: data.path().into(),
     };
     migrations::migrate(&servers.database_url).await?;
     let token = tokens::of_folder(data.path())?;

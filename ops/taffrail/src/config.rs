@@ -56,6 +56,7 @@ const SETTINGS: &[Setting] = &[
     Setting { secret: true, ..setting("nats_token", "TAFFRAIL_NATS_TOKEN", "") },
     setting("data_dir", "TAFFRAIL_DATA_DIR", ""),
     setting("http_addr", "TAFFRAIL_HTTP_ADDR", "127.0.0.1:7117"),
+    setting("seal_key_file", "TAFFRAIL_SEAL_KEY_FILE", ""),
     setting("log", "TAFFRAIL_LOG", ""),
     setting("postgres_bin_dir", "TAFFRAIL_POSTGRES_BIN_DIR", ""),
     setting("nats_server_bin", "TAFFRAIL_NATS_SERVER_BIN", ""),
@@ -200,6 +201,12 @@ impl Config {
     /// Where embedded servers keep their data.
     pub fn data_dir(&self) -> PathBuf {
         self.text("data_dir").map_or_else(crate::cli::default_data_dir, Into::into)
+    }
+
+    /// The file of the key that signs seals: in the data folder, where none is named.
+    pub fn seal_key_path(&self, data_dir: &Path) -> PathBuf {
+        let named = self.text("seal_key_file").map(PathBuf::from);
+        named.unwrap_or_else(|| data_dir.join(replay::seal::key::KEY_FILE))
     }
 
     /// Where the gateway listens; port 0 picks a free one.

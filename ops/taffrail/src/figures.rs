@@ -35,6 +35,21 @@ pub fn of_log(metrics: &Metrics, feed: &Feed, pool: &Pool) {
     });
 }
 
+/// How far the log is sealed.
+pub fn of_sealer(metrics: &Metrics, feed: &Feed, sealer: &replay::seal::Sealer) {
+    let (sealed, feed) = (sealer.sealed(), feed.clone());
+    let help = "Committed events that no seal covers yet, as far as this process knows.";
+    let position = sealed.clone();
+    metrics.ask("taffrail_unsealed_events", help, &[], move || {
+        feed.head().saturating_sub(position.borrow().position) as f64
+    });
+    let help =
+        "1 while nothing can be sealed: the log does not fit its last seal, or a server is away.";
+    metrics.ask("taffrail_sealer_failing", help, &[], move || {
+        f64::from(u8::from(sealed.borrow().failing))
+    });
+}
+
 /// The connection to NATS.
 pub fn of_nats(metrics: &Metrics, nats: &async_nats::Client) {
     let client = nats.clone();

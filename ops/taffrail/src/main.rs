@@ -8,6 +8,7 @@ mod figures;
 mod logging;
 mod node;
 mod ready;
+mod seals;
 mod serve;
 mod signals;
 mod switch;

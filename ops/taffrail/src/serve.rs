@@ -22,6 +22,7 @@ pub async fn serve(config: &Config, roles: &[Role], ready: Ready) -> anyhow::Res
         nats_url: config.nats_url().context("TAFFRAIL_NATS_URL is not set")?.into(),
         nats_token: config.nats_token().map(Into::into),
         exclusive: false,
+        data_dir: config.data_dir(),
     };
     let given = std::env::var("TAFFRAIL_TOKEN").ok().filter(|token| !token.is_empty());
     let fresh = match &given {

@@ -54,12 +54,14 @@ pub async fn up(config: &Config, options: &Options, ready: Ready) -> anyhow::Res
             nats_url: embedded.nats().url.clone(),
             nats_token: Some(embedded.nats().token.clone()),
             exclusive: true,
+            data_dir: data.path().into(),
         },
         None => Servers {
             database_url: config.database_url().unwrap_or_default().into(),
             nats_url: config.nats_url().unwrap_or_default().into(),
             nats_token: config.nats_token().map(Into::into),
             exclusive: false,
+            data_dir: data.path().into(),
         },
     };
     ready.postgres(&servers.database_url);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Role;
 use crate::config::Config;
+use crate::seals::NatsSeals;
 use crate::switch::{SwitchClaims, SwitchExecutor};
 use crate::{figures, tokens};
 
@@ -38,6 +39,8 @@ pub struct Servers {
     pub nats_token: Option<String>,
     /// This process alone uses them: whoever held a lease before is dead.
     pub exclusive: bool,
+    /// Where the sealer keeps its key and publishes its seals.
+    pub data_dir: std::path::PathBuf,
 }
 
 /// The roles of this process, running.
@@ -214,6 +217,29 @@ pub async fn start(
         });
     }
 
+    // Sealer: signs what the log is, and publishes that outside the database.
+    if roles.contains(&Role::Sealer) {
+        let key_path = config.seal_key_path(&servers.data_dir);
+        std::fs::create_dir_all(&servers.data_dir)
+            .with_context(|| format!("{} cannot be made", servers.data_dir.display()))?;
+        let outside: Vec<Arc<dyn replay::seal::Outside>> = vec![
+            Arc::new(replay::seal::SealFile::of(&servers.data_dir)),
+            Arc::new(NatsSeals::new(nats.clone())),
+        ];
+        let sealer =
+            Arc::new(replay::seal::Sealer::new(reader.clone(), clock.clone(), key_path, outside)?);
+        figures::of_sealer(&metrics, &feed, &sealer);
+        let (leases, holder, cancel) = (leases.clone(), holder.clone(), back.cancel.clone());
+        back.spawn("sealer", async move {
+            let role = replay::seal::table::ROLE;
+            while_leading(leases, role, &holder, force, cancel, |token, cancel| {
+                let sealer = sealer.clone();
+                async move { sealer.run(token, cancel).await }
+            })
+            .await;
+        });
+    }
+
     // Managers: scheduler, leases, watchdog, operations.
     let scheduling: Arc<OnceLock<Arc<SchedulerHandle>>> = Arc::default();
     let presence = if roles.contains(&Role::Managers) {
@@ -236,6 +262,7 @@ pub async fn start(
         let works: Vec<Arc<dyn commands::Work>> = vec![
             Arc::new(replay::RebuildWork::new(log.clone())),
             Arc::new(replay::VerifyDecisionsWork::new(log.clone())),
+            Arc::new(replay::ForkWork::new(log.clone())),
             Arc::new(replay::PublishWork::new(log.clone(), nats.clone())),
             Arc::new(replay::DeadLettersWork::new(log.clone(), queries.clone())),
         ];

@@ -150,6 +150,11 @@ impl Projection for Agents {
         }
     }
 
+    fn shown(key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::AgentView::of(domain::AgentId(*key), row, Vec::new()))
+            .unwrap_or_default()
+    }
+
     fn index(_: &Uuid, row: &AgentRow) -> Vec<Cell> {
         vec![
             Cell::position(row.created),

@@ -9,7 +9,9 @@ mod query;
 mod summary;
 mod view;
 
+pub(crate) use fold::request;
 pub use fold::{Audit, AuditRow};
-pub use query::{AuditFilter, Bound};
+pub use query::{AuditFilter, AuditOrder, Bound};
+pub(crate) use summary::excerpt;
 pub use summary::summary;
 pub use view::{AuditEntry, AuditOutcome};

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::summary::excerpt;
-use super::{AuditEntry, AuditOutcome, AuditRow};
+use super::{AuditEntry, AuditOutcome, AuditRow, request};
 use crate::query::{FIRST, ListKind, Sql, bigint, bounded, position_of};
 use crate::{Answer, Cursor, Model, Page, Queries, QueryError};
 
@@ -32,6 +32,25 @@ pub enum Bound {
     Time(Timestamp),
 }
 
+/// Which lines come first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AuditOrder {
+    /// The newest.
+    #[default]
+    Newest,
+    /// The oldest.
+    Oldest,
+}
+
+impl AuditOrder {
+    const fn list(self) -> ListKind {
+        match self {
+            Self::Newest => ListKind::Audit,
+            Self::Oldest => ListKind::AuditOldest,
+        }
+    }
+}
+
 /// Which lines to list; an empty filter lists all.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AuditFilter {
@@ -49,10 +68,23 @@ pub struct AuditFilter {
     pub from: Option<Bound>,
     /// Up to here, inclusive.
     pub to: Option<Bound>,
-    /// Caused by the event at this position. Refused commands name no cause.
+    /// Caused by the event at this position.
     pub cause: Option<u64>,
-    /// Of this correlation. Refused commands name none.
+    /// Of this correlation.
     pub correlation: Option<Uuid>,
+    /// Of this stream, whatever its kind.
+    pub stream: Option<Uuid>,
+    /// Came with this credential.
+    pub credential: Option<String>,
+    /// Came with the request of this trace id.
+    pub request: Option<Uuid>,
+    /// Came of this command.
+    pub command: Option<Uuid>,
+    /// Nothing behind this position: an upper end beside `to`, so that what takes long to read
+    /// has an end although events arrive.
+    pub through: Option<u64>,
+    /// Which lines come first.
+    pub order: AuditOrder,
     /// Leave out either kind of line; absent: both.
     pub outcome: Option<AuditOutcome>,
 }
@@ -69,9 +101,26 @@ impl Queries {
         limit: usize,
         cursor: Option<&str>,
     ) -> Result<Answer<Page<AuditEntry>>, QueryError> {
-        let limit = bounded(limit);
-        let behind = Cursor::read(ListKind::Audit, cursor)?;
-        let page = listing(tenant, filter, limit, behind).ordered("p.place DESC, p.id DESC");
+        self.audit_lines(tenant, filter, bounded(limit), cursor).await
+    }
+
+    /// The same with pages as long as an export reads them.
+    ///
+    /// # Errors
+    /// As [`Queries::audit`].
+    pub async fn audit_lines(
+        &self,
+        tenant: &TenantId,
+        filter: &AuditFilter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Answer<Page<AuditEntry>>, QueryError> {
+        let list = filter.order.list();
+        let behind = Cursor::read(list, cursor)?;
+        let page = listing(tenant, filter, limit, behind).ordered(match filter.order {
+            AuditOrder::Newest => "p.place DESC, p.id DESC",
+            AuditOrder::Oldest => "p.place, p.id",
+        });
         let (seen, rows) = self.select(tenant, &[Model::Audit], page).await?;
         let mut items = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -82,7 +131,7 @@ impl Queries {
                 AuditOutcome::Event => Uuid::nil(),
                 AuditOutcome::Refused => line.command_id,
             };
-            Cursor::between(ListKind::Audit, line.position, id)
+            Cursor::between(list, line.position, id)
         });
         Ok(seen.answer(page))
     }
@@ -130,7 +179,21 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
         let at = sql.bind(agent.0);
         both(
             format!("a.agent_id = {at}"),
-            format!("r.stream_id = {at} AND r.stream_type = 'agent'"),
+            // What an agent asked for in vain concerns it too, whatever it was about.
+            format!(
+                "(r.stream_id = {at} AND r.stream_type = 'agent' \
+                 OR r.actor = 'agent:' || {at}::text)"
+            ),
+        );
+    }
+    if let Some(stream) = filter.stream {
+        let at = sql.bind(stream);
+        both(
+            format!(
+                "a.key = ANY(ARRAY(SELECT s.position FROM events s WHERE s.tenant = {whose} \
+                 AND s.stream_id = {at}))"
+            ),
+            format!("r.stream_id = {at}"),
         );
     }
     // The lines about a task or a crew are the events of its stream.
@@ -154,12 +217,37 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
     }
     if let Some(cause) = filter.cause {
         let at = sql.bind(bigint(cause));
-        both(format!("a.cause = {at}"), "false".into());
+        both(format!("a.cause = {at}"), format!("r.causation_position = {at}"));
     }
     if let Some(correlation) = filter.correlation {
         let at = sql.bind(correlation);
-        both(format!("a.correlation_id = {at}"), "false".into());
+        both(format!("a.correlation_id = {at}"), format!("r.correlation_id = {at}"));
     }
+    if let Some(request) = filter.request {
+        let (at, text) = (sql.bind(request), sql.bind(request.simple().to_string()));
+        both(format!("a.request = {at}"), format!("substr(r.trace, 4, 32) = {text}"));
+    }
+    if let Some(command) = filter.command {
+        let at = sql.bind(command);
+        both(
+            format!(
+                "a.key = ANY(ARRAY(SELECT generate_series(c.position - {COUNT} + 1, c.position) \
+                 FROM command_results c WHERE c.command_id = {at} AND c.tenant = {whose} \
+                 AND c.problem IS NULL))"
+            ),
+            format!("r.command_id = {at}"),
+        );
+    }
+    if let Some(through) = filter.through {
+        let at = sql.bind(bigint(through));
+        both(format!("a.key <= {at}"), format!("r.position <= {at}"));
+    }
+    // Which commands to look at, where it is a credential that finds them.
+    let mut commands = filter.credential.as_ref().map(|credential| {
+        let at = sql.bind(credential.clone());
+        both("true".into(), format!("r.credential = {at}"));
+        format!("c.tenant = {whose} AND c.credential = {at} AND c.problem IS NULL")
+    });
     // Times rise with positions, so a time is a position of the log.
     for (bound, sign, behind) in [(filter.from, ">=", ">"), (filter.to, "<=", "<=")] {
         match bound {
@@ -182,57 +270,102 @@ fn listing(tenant: &TenantId, filter: &AuditFilter, limit: usize, behind: Option
         Some(AuditOutcome::Event) => both("true".into(), "false".into()),
         Some(AuditOutcome::Refused) => both("false".into(), "true".into()),
     }
+    let oldest = filter.order == AuditOrder::Oldest;
     if let Some(behind) = behind {
         let (position, id) = (sql.bind(bigint(behind.position)), sql.bind(behind.id));
-        let sign = if behind.id.is_nil() { "<" } else { "<=" };
-        both(
-            format!("a.key {sign} {position}"),
-            format!("(r.position, r.command_id) < ({position}, {id})"),
-        );
+        if oldest {
+            both(
+                format!("a.key > {position}"),
+                format!("(r.position, r.command_id) > ({position}, {id})"),
+            );
+        } else {
+            let sign = if behind.id.is_nil() { "<" } else { "<=" };
+            both(
+                format!("a.key {sign} {position}"),
+                format!("(r.position, r.command_id) < ({position}, {id})"),
+            );
+        }
+        if let Some(commands) = &mut commands {
+            commands.push_str(&if oldest {
+                format!(" AND c.position > {position}")
+            } else {
+                format!(" AND c.position < {position} + {MOST_OF_ONE}")
+            });
+        }
     }
+    let direction = if oldest { "ASC" } else { "DESC" };
+    let events = match commands {
+        None => format!(
+            "SELECT a.key AS place FROM read.audit a WHERE a.tenant = {whose}{events} \
+             ORDER BY a.key {direction} LIMIT {most}"
+        ),
+        // Commands stand in the order of their events, so a page ends early on both.
+        Some(commands) => format!(
+            "SELECT x.key AS place FROM command_results c CROSS JOIN LATERAL \
+                 (SELECT a.key FROM read.audit a WHERE a.tenant = {whose} \
+                  AND a.key <= c.position AND a.key > c.position - {COUNT}{events} \
+                  ORDER BY a.key {direction} LIMIT {MOST_OF_ONE}) x \
+             WHERE {commands} ORDER BY c.position {direction}, x.key {direction} LIMIT {most}"
+        ),
+    };
     let least = Uuid::nil();
     sql.push(&format!(
-        "SELECT u.*, {RECORDED_COLUMNS} FROM (
-             (SELECT a.key AS place, '{least}'::uuid AS id,
-                     NULL::text AS of_type, NULL::uuid AS of_stream, NULL::text AS command,
+        "SELECT u.*, {RECORDED_COLUMNS}, c.command AS by_command, c.credential AS by_credential
+         FROM (
+             (SELECT v.place, '{least}'::uuid AS id,
+                     NULL::text AS of_type, NULL::uuid AS of_stream, NULL::text AS asked,
                      NULL::text AS who, NULL::bigint AS at_version, NULL::text AS problem,
-                     NULL::timestamptz AS at
-              FROM read.audit a WHERE a.tenant = {whose}{events}
-              ORDER BY a.key DESC LIMIT {most})
+                     NULL::timestamptz AS at, NULL::text AS own_credential,
+                     NULL::text AS own_trace, NULL::uuid AS own_correlation,
+                     NULL::bigint AS own_cause
+              FROM ({events}) v)
              UNION ALL
              (SELECT r.position, r.command_id, r.stream_type, r.stream_id, r.command,
-                     r.actor, r.version, r.problem, r.recorded_at
+                     r.actor, r.version, r.problem, r.recorded_at, r.credential, r.trace,
+                     r.correlation_id, r.causation_position
               FROM command_results r
               WHERE r.tenant = {whose} AND r.problem IS NOT NULL AND r.position <=
                     (SELECT position FROM read.checkpoints WHERE model = 'audit'){refusals}
-              ORDER BY r.position DESC, r.command_id DESC LIMIT {most})
-             ORDER BY place DESC, id DESC LIMIT {most}
+              ORDER BY r.position {direction}, r.command_id {direction} LIMIT {most})
+             ORDER BY place {direction}, id {direction} LIMIT {most}
          ) u LEFT JOIN events e
-             ON u.problem IS NULL AND e.tenant = {whose} AND e.position = u.place"
+             ON u.problem IS NULL AND e.tenant = {whose} AND e.position = u.place
+         LEFT JOIN command_results c ON c.command_id = e.command_id AND c.tenant = e.tenant"
     ));
     sql
 }
 
+/// How many events a command `c` led to.
+const COUNT: &str = "(CASE c.events WHEN '' THEN 0 ELSE \
+                     length(c.events) - length(replace(c.events, ',', '')) + 1 END)";
+/// More events than any one command leads to.
+const MOST_OF_ONE: i64 = 1_000;
+
 /// The columns of a line's own, before those of its event.
-const OWN: usize = 9;
+const OWN: usize = 13;
+/// The columns of its event.
+const EVENT: usize = 18;
 
 fn entry(row: &Row) -> Result<AuditEntry, QueryError> {
     let position = position_of(row, FIRST)?;
     if row.try_get::<_, Option<&str>>(FIRST + 7)?.is_none() {
         let event = recorded_from_columns(row, FIRST + OWN)?;
-        return match event.event() {
-            Ok(happened) => Ok(AuditEntry::of(position, AuditRow::of(&event, happened))),
-            Err(error) => Err(QueryError::Row(error.to_string())),
-        };
+        let entry = AuditEntry::of(position, AuditRow::read(&event));
+        return Ok(AuditEntry {
+            command: row.try_get(FIRST + OWN + EVENT)?,
+            credential: row.try_get(FIRST + OWN + EVENT + 1)?,
+            ..entry
+        });
     }
     let bad = |what: &str| QueryError::Row(format!("{what} of a refused command"));
-    let stream_type: StreamType =
-        row.try_get::<_, &str>(FIRST + 2)?.parse().map_err(|()| bad("stream type"))?;
-    let stream_id: Uuid = row.try_get(FIRST + 3)?;
-    let command: &str = row.try_get(FIRST + 4)?;
+    let (stream_type, stream_id): (&str, Uuid) = (row.try_get(FIRST + 2)?, row.try_get(FIRST + 3)?);
+    let stream_type: StreamType = stream_type.parse().map_err(|()| bad("stream type"))?;
+    let command: String = row.try_get(FIRST + 4)?;
     let problem: Problem =
         serde_json::from_str(row.try_get(FIRST + 7)?).map_err(|_| bad("problem"))?;
     let about = |kind| (stream_type == kind).then_some(stream_id);
+    let trace: Option<&str> = row.try_get(FIRST + 10)?;
+    let cause: Option<i64> = row.try_get(FIRST + 12)?;
     Ok(AuditEntry {
         position,
         outcome: AuditOutcome::Refused,
@@ -245,10 +378,13 @@ fn entry(row: &Row) -> Result<AuditEntry, QueryError> {
         task_id: about(StreamType::Task).map(TaskId),
         crew_id: about(StreamType::Crew).map(CrewId),
         command_id: row.try_get(FIRST + 1)?,
-        correlation_id: None,
-        cause: None,
+        credential: row.try_get(FIRST + 9)?,
+        request_id: trace.and_then(request).map(|id| id.simple().to_string()),
+        correlation_id: row.try_get(FIRST + 11)?,
+        cause: cause.and_then(|cause| u64::try_from(cause).ok()),
         occurred_at: row.try_get(FIRST + 8)?,
         summary: format!("{command} refused: {}", excerpt(&problem.detail)),
+        command: Some(command),
         problem: Some(problem),
     })
 }

@@ -44,6 +44,13 @@ pub struct AuditEntry {
     pub crew_id: Option<CrewId>,
     /// The command that led to it.
     pub command_id: Uuid,
+    /// That command's name.
+    pub command: Option<String>,
+    /// The credential that it came with: `token:` and the first 16 hexadecimal digits of the
+    /// token's SHA-256. Null when it came over NATS, whose senders share one, or from a manager.
+    pub credential: Option<String>,
+    /// The request that it came with: its trace id, 32 hexadecimal digits.
+    pub request_id: Option<String>,
     /// What it belongs to, across streams.
     pub correlation_id: Option<Uuid>,
     /// The position of the event that caused it.
@@ -71,6 +78,9 @@ impl AuditEntry {
             task_id: row.task_id,
             crew_id: row.crew_id,
             command_id: row.command_id,
+            command: None,
+            credential: None,
+            request_id: row.request.map(|id| id.simple().to_string()),
             correlation_id: row.correlation_id,
             cause: row.cause,
             occurred_at: row.occurred_at,

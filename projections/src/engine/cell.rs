@@ -1,5 +1,6 @@
 //! Typed values on their way into the index columns.
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -76,6 +77,15 @@ pub trait Key: KeyBounds {
     /// As a value of that column.
     fn cell(&self) -> Cell;
 
+    /// Reads one of that column.
+    ///
+    /// # Errors
+    /// When the column has another type.
+    fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error>;
+
+    /// Reads one from the text that [`Key::text`] makes.
+    fn parse(text: &str) -> Option<Self>;
+
     /// As the database writes that value as text.
     fn text(&self) -> String {
         self.cell().written()
@@ -88,6 +98,14 @@ impl Key for Uuid {
     fn cell(&self) -> Cell {
         Cell::Uuid(Some(*self))
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::try_parse(text).ok()
+    }
+
+    fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error> {
+        row.try_get(column)
+    }
 }
 
 impl Key for String {
@@ -96,6 +114,14 @@ impl Key for String {
     fn cell(&self) -> Cell {
         Cell::text(self)
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+
+    fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error> {
+        row.try_get(column)
+    }
 }
 
 impl Key for i64 {
@@ -103,6 +129,14 @@ impl Key for i64 {
 
     fn cell(&self) -> Cell {
         Cell::Int(Some(*self))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn read(row: &Row, column: usize) -> Result<Self, tokio_postgres::Error> {
+        row.try_get(column)
     }
 }
 

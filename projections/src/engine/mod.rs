@@ -9,6 +9,7 @@ pub mod memory;
 mod numbers;
 mod pace;
 mod pages;
+mod passed;
 mod run;
 mod statements;
 mod storage;
@@ -26,6 +27,7 @@ pub use fold::{INTERVAL, Parked, PastRow, Rows, StreamKey, boundary};
 pub use folder::{Folded, Folder};
 pub use numbers::Numbers;
 pub use pace::{MAX_BATCH, Pace};
+pub use passed::note_passed;
 pub use run::run_all;
 pub(crate) use statements::column_names;
 pub(crate) use storage::read_row;
@@ -52,6 +54,8 @@ pub trait Projection: Send + Sync + 'static {
     const DOCUMENT: bool = true;
     /// The column that holds the position which made a row so.
     const AT: &'static str = "at";
+    /// Rows can come to an end, and be no more.
+    const VANISHES: bool = false;
     /// The streams of this type are counted per tenant in the order of the log, from 1, and
     /// each one's number is [given](Projection::number) to the rows of its first event.
     const NUMBERED: Option<StreamType> = None;
@@ -74,6 +78,12 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Gives a row the number of its stream, right after the fold of the stream's first event.
     fn number(_row: &mut Self::Row, _number: u64) {}
+
+    /// A row as readers may see it by itself: the shape that queries answer, with what they
+    /// add from other rows left empty.
+    fn shown(_key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(row).unwrap_or_default()
+    }
 
     /// The values of [`Projection::COLUMNS`], in their order.
     fn index(key: &Self::Key, row: &Self::Row) -> Vec<Cell>;

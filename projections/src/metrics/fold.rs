@@ -177,6 +177,10 @@ impl Projection for Metrics {
         Some(row)
     }
 
+    fn shown(_key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::QueueMetrics::of(&row, 0)).unwrap_or_default()
+    }
+
     fn index(_: &String, _: &MetricsRow) -> Vec<Cell> {
         Vec::new()
     }

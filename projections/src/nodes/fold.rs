@@ -93,6 +93,16 @@ impl Projection for Nodes {
         Some(row)
     }
 
+    fn shown(key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::NodeView::of(
+            domain::NodeId(*key),
+            row,
+            Vec::new(),
+            super::Used::default(),
+        ))
+        .unwrap_or_default()
+    }
+
     fn index(_: &Uuid, row: &NodeRow) -> Vec<Cell> {
         vec![
             Cell::position(row.created),

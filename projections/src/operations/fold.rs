@@ -106,6 +106,11 @@ impl Projection for Operations {
         Some(row)
     }
 
+    fn shown(key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::OperationView::of(domain::OperationId(*key), row))
+            .unwrap_or_default()
+    }
+
     fn index(_: &Uuid, row: &OperationRow) -> Vec<Cell> {
         vec![Cell::position(row.created), Cell::text(&row.kind), Cell::text(row.state.as_str())]
     }

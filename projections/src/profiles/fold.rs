@@ -27,6 +27,7 @@ pub struct ProfileRow {
 
 impl Projection for Profiles {
     const NAME: &'static str = "profiles";
+    const VANISHES: bool = true;
     const COLUMNS: &'static [Column] =
         &[Column::new("created", ColumnKind::Int), Column::new("name", ColumnKind::Text)];
     type Key = Uuid;
@@ -61,6 +62,10 @@ impl Projection for Profiles {
                 })
             }
         }
+    }
+
+    fn shown(_key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::ProfileView::from(row)).unwrap_or_default()
     }
 
     fn index(_: &Uuid, row: &ProfileRow) -> Vec<Cell> {

@@ -20,6 +20,8 @@ pub(crate) enum ListKind {
     Schedules = 7,
     Nodes = 8,
     Profiles = 9,
+    /// The audit from its beginning on.
+    AuditOldest = 20,
 }
 
 /// A place in a list: behind the entry of this position (and id, where positions tie).

@@ -7,6 +7,7 @@
 
 mod cursor;
 mod gather;
+mod moves;
 mod past;
 mod sql;
 mod standing;
@@ -32,6 +33,7 @@ pub use cursor::Cursor;
 pub(crate) use cursor::ListKind;
 pub(crate) use gather::ById;
 pub use gather::Gathered;
+pub use moves::{Move, Moves, Shown};
 pub(crate) use sql::{FIRST, Sql, bigint, position_of};
 pub use standing::{ModelView, PreviousView, RebuildView};
 pub(crate) use together::Together;

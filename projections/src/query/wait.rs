@@ -83,6 +83,17 @@ impl Queries {
         Ok((!row.try_get::<_, bool>(1)?).then_some(position))
     }
 
+    /// When the event at a position was recorded; none where there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn recorded_at(&self, position: u64) -> Result<Option<Timestamp>, QueryError> {
+        let client = self.pool.get().await?;
+        let sql = "SELECT read.recorded_at($1)";
+        let (statement, place) = (client.prepare_cached(sql).await?, super::bigint(position));
+        Ok(client.query_one(&statement, &[&place]).await?.try_get(0)?)
+    }
+
     /// The checkpoint of every model, read from the database.
     ///
     /// # Errors

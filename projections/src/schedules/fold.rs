@@ -108,6 +108,11 @@ impl Projection for Schedules {
         Some(row)
     }
 
+    fn shown(key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::ScheduleView::of(domain::ScheduleId(*key), row))
+            .unwrap_or_default()
+    }
+
     fn index(_: &Uuid, row: &ScheduleRow) -> Vec<Cell> {
         let kind = row.schedule.kind().map_or("", |kind| kind.as_str());
         let state = row.schedule.state.map_or("", |state| state.as_str());

@@ -190,6 +190,11 @@ impl Projection for Tasks {
         row.number = TaskNumber(number);
     }
 
+    fn shown(key: &Self::Key, row: Self::Row) -> serde_json::Value {
+        serde_json::to_value(super::TaskView::of(domain::TaskId(*key), row, &[]))
+            .unwrap_or_default()
+    }
+
     fn index(_: &Uuid, row: &TaskRow) -> Vec<Cell> {
         let agent = row.agent_id.map(|id| id.0);
         vec![

@@ -413,6 +413,14 @@ impl Scheduler {
         all.push_back(learnt);
     }
 
+    /// Whether it lost a decision that no record tells of yet: those made between may have
+    /// gone by it, and until the next record nobody else can know.
+    #[cfg(test)]
+    pub(super) fn keeps_a_loss(&self) -> bool {
+        let mut all = self.learnt.values().flatten();
+        all.any(|learnt| matches!(learnt, Learnt::Lost { .. }))
+    }
+
     /// What the log says of a dependency that is not in memory; `None`: it knows of none.
     pub(super) fn looked_up(&mut self, tenant: &TenantId, task: TaskId, found: Option<Standing>) {
         if let Some(Standing { state, archived, .. }) = found {

@@ -16,6 +16,7 @@ mod deliver;
 mod entry;
 mod facts;
 mod fits;
+pub mod fork;
 mod groups;
 mod handle;
 mod listeners;

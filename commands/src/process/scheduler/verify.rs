@@ -29,8 +29,9 @@ pub struct DecisionReport {
     pub decisions: u64,
     /// Those that come out the same.
     pub identical: u64,
-    /// Those that do not, where a decision before them was lost together with its process
-    /// and nobody knows what it had taken.
+    /// Those that do not, where a decision before them came to nothing and no record says
+    /// what it had taken: the next decision of its session for its tenant tells, and none
+    /// was made since, because the process ended or because nothing was left to give out.
     pub unknown: u64,
     /// Those that do not.
     pub different: u64,
@@ -205,6 +206,11 @@ impl Follower {
         }
     }
 
+    /// The outcome so far.
+    pub(super) fn report(&self) -> &DecisionReport {
+        &self.all.report
+    }
+
     /// The outcome. What was never reached names positions that the log does not have.
     pub fn finish(mut self) -> DecisionReport {
         for made in std::mem::take(&mut self.all.made).into_values() {
@@ -228,7 +234,7 @@ impl Follower {
 
     /// Takes in what the session had learnt by this position and between these decisions.
     fn learn(&mut self, position: u64) {
-        while let Some(entry) = self.all.learnt.first_entry() {
+        while let Some(mut entry) = self.all.learnt.first_entry() {
             let (session, before) = *entry.key();
             if Some(session) < self.session {
                 // Its session had ended before it mattered.
@@ -236,11 +242,15 @@ impl Follower {
                 continue;
             }
             let ours = self.session == Some(session) && before <= self.last + 1;
-            let all = entry.get();
-            if !ours || all.iter().any(|(_, learnt)| learnt.after() > position) {
-                return;
+            // Each when it was learnt: what is folded between two of them may depend on it.
+            let reached = |(_, learnt): &mut (TenantId, Learnt)| learnt.after() <= position;
+            let reached: Vec<_> =
+                if ours { entry.get_mut().extract_if(.., reached).collect() } else { return };
+            let more = !entry.get().is_empty();
+            if !more {
+                entry.remove();
             }
-            for (tenant, learnt) in entry.remove() {
+            for (tenant, learnt) in reached {
                 match learnt {
                     Learnt::Found { task, state, archived, .. } => {
                         let found = Standing { state, archived, cause: 0, at: 0 };
@@ -248,6 +258,9 @@ impl Follower {
                     }
                     Learnt::Lost { nth, task, rest, .. } => self.put_back(task, nth, rest),
                 }
+            }
+            if more {
+                return;
             }
         }
     }

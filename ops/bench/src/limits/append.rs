@@ -177,6 +177,8 @@ impl Sample {
                 ordinal,
                 events: vec!["submitted"],
                 problem: None,
+                credential: None,
+                origin: None,
             });
         }
         append

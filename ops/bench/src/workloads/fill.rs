@@ -296,6 +296,8 @@ impl Maker {
             ordinal: self.batch.events.len() as u64,
             events: events.iter().map(Event::name).collect(),
             problem: None,
+            credential: None,
+            origin: None,
         });
         Ok(())
     }

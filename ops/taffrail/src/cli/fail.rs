@@ -135,7 +135,7 @@ impl Failure {
         text
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = match self.problem() {
             Some(problem) => told(problem),
             None => self.chain(),

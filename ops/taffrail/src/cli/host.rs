@@ -56,12 +56,20 @@ pub enum Role {
     Projector,
     /// Scheduler, lease watcher, timers, operations
     Managers,
+    /// Signs what the log is, and publishes that outside the database
+    Sealer,
 }
 
 impl Role {
     /// Every role, in the order of the documents.
-    pub const ALL: [Self; 5] =
-        [Self::Gateway, Self::Processor, Self::Relay, Self::Projector, Self::Managers];
+    pub const ALL: [Self; 6] = [
+        Self::Gateway,
+        Self::Processor,
+        Self::Relay,
+        Self::Projector,
+        Self::Managers,
+        Self::Sealer,
+    ];
 }
 
 /// `taffrail migrate`

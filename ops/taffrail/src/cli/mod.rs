@@ -4,6 +4,7 @@
 //! by the binary's own modules; [`run`] does all others.
 
 mod agent;
+mod at;
 mod audit;
 mod batch;
 mod bench;
@@ -13,6 +14,7 @@ mod events;
 mod exec;
 mod exit;
 mod fail;
+mod fork;
 mod host;
 mod human;
 mod logs;
@@ -26,11 +28,15 @@ mod queue;
 mod rebuild;
 mod replay;
 mod schedule;
+mod seal;
 mod sidecar;
 mod submit;
 mod table;
 mod task;
 mod top;
+mod transfer;
+mod verify;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -170,8 +176,23 @@ pub enum ClientVerb {
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
     Audit(audit::AuditArgs),
+    /// Step through the log, with the rows before and after each event
+    At(at::AtArgs),
+    /// Because of what something happened, and what came of it
+    Why(why::WhyArgs),
+    /// The seals of the log, and proofs that it was not changed
+    #[command(subcommand)]
+    Seal(seal::SealVerb),
+    /// Write the log, or a stretch of it, into a file that proves itself
+    Export(transfer::ExportArgs),
+    /// Bring an export into an empty instance
+    Import(transfer::ImportArgs),
+    /// Check an export, or the live database, against the seals of the log
+    Verify(verify::VerifyArgs),
     /// Build a read model anew from the log
     Rebuild(rebuild::RebuildArgs),
+    /// What would have happened, had something been different
+    Fork(fork::ForkArgs),
     /// Publish past events once more, to subjects of their own; or go through the log again
     Replay(replay::ReplayArgs),
     /// The version of this program and of the server
@@ -196,6 +217,11 @@ impl App {
     fn client(&self) -> Result<Client, Failure> {
         let server = discover::http(&self.globals)?;
         Ok(Client::new(&server.url, server.token.as_deref())?)
+    }
+
+    /// The data folder that is meant.
+    fn data_dir(&self) -> PathBuf {
+        self.globals.data_dir.clone().unwrap_or_else(default_data_dir)
     }
 }
 
@@ -238,7 +264,14 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
+        ClientVerb::At(args) => at::run(app, args).await,
+        ClientVerb::Why(args) => why::run(app, args).await,
+        ClientVerb::Seal(verb) => seal::run(app, verb).await,
+        ClientVerb::Export(args) => transfer::export(app, args).await,
+        ClientVerb::Import(args) => transfer::import(app, args).await,
+        ClientVerb::Verify(args) => verify::run(app, args).await,
         ClientVerb::Rebuild(args) => rebuild::run(app, args).await,
+        ClientVerb::Fork(args) => fork::run(app, args).await,
         ClientVerb::Replay(args) => replay::run(app, args).await,
         ClientVerb::Version => version(app).await,
         ClientVerb::Completion { shell } => {

@@ -85,6 +85,13 @@ fn to_the_end(world: &mut World) -> Result<Run, String> {
     Err("nothing happens any more".into())
 }
 
+/// The log of a seed's run.
+pub(super) fn log_of(seed: u64) -> Vec<std::sync::Arc<domain::Recorded>> {
+    let mut world = World::new(seed, None, false);
+    to_the_end(&mut world).expect("the seed runs to its end");
+    world.log.events
+}
+
 /// The tasks that have not come to their end, and that nothing explains.
 fn unsettled(world: &World) -> Vec<String> {
     let mut open = Vec::new();

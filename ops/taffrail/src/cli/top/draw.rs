@@ -246,7 +246,7 @@ fn help() -> Vec<Line<'static>> {
 }
 
 /// A box in the middle, no larger than the screen.
-fn popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'static>>) {
+pub fn popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'static>>) {
     let area = frame.area();
     let widest = lines.iter().map(Line::width).max().unwrap_or_default();
     let width = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(area.width);

@@ -1,10 +1,10 @@
 //! `taffrail top`: what goes on, live.
 
-mod draw;
+pub(super) mod draw;
 mod fetch;
 mod lists;
 mod model;
-mod screen;
+pub(super) mod screen;
 mod state;
 #[cfg(test)]
 mod tests;
