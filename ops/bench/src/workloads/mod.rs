@@ -22,6 +22,7 @@ mod w4_log;
 mod w4a;
 mod w4b;
 mod w4c;
+mod w4d;
 mod w5;
 mod w5_nats;
 mod w5_sse;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w4a::cells());
     cells.extend(w4b::cells());
     cells.extend(w4c::cells());
+    cells.extend(w4d::cells());
     cells.extend(w5::cells());
     cells.extend(w6::cells());
     cells.extend(w7::cells());
