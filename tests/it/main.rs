@@ -34,6 +34,8 @@ mod rebuild;
 mod relay;
 mod roles;
 mod schedules;
+mod sealer;
+mod seals;
 mod servers;
 mod slow_readers;
 #[cfg(feature = "smoke")]
