@@ -42,6 +42,8 @@ mod relay;
 mod replay_log;
 mod roles;
 mod schedules;
+mod sealer;
+mod seals;
 mod servers;
 mod slow_readers;
 #[cfg(feature = "smoke")]

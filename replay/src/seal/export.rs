@@ -143,37 +143,40 @@ impl Export {
     /// When the database cannot be reached.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         let mut out = Vec::new();
+        match self.lines(&mut out).await {
+            Ok(true) => Ok(Some(out.into())),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                let Some(position) = place(&error) else { return Err(error) };
+                let broken = Broken { position, reason: error.to_string() };
+                write_broken(&mut out, &broken);
+                self.stage = Stage::Done;
+                Ok(Some(out.into()))
+            }
+        }
+    }
+
+    async fn lines(&mut self, out: &mut Vec<u8>) -> Result<bool, StoreError> {
         match self.stage {
-            Stage::Done => return Ok(None),
+            Stage::Done => return Ok(false),
             Stage::Begin => {
-                write_header(&mut out, &self.header);
+                write_header(out, &self.header);
                 self.stage = Stage::Events;
             }
             Stage::Events => {
-                let page = match self.scan.next().await {
-                    Ok(page) => page,
-                    Err(error) => match place(&error) {
-                        Some(position) => {
-                            let reason = error.to_string();
-                            write_broken(&mut out, &Broken { position, reason });
-                            self.stage = Stage::Done;
-                            return Ok(Some(out.into()));
-                        }
-                        None => return Err(error),
-                    },
-                };
+                let page = self.scan.next().await?;
                 if page.is_empty() {
-                    self.end(&mut out).await?;
+                    self.end(out).await?;
                     self.stage = Stage::Done;
                 }
                 for event in page {
-                    write_event(&mut out, &event);
+                    write_event(out, &event);
                     self.position = event.position;
-                    self.sealed(&mut out, event.position).await?;
+                    self.sealed(out, event.position).await?;
                 }
             }
         }
-        Ok(Some(out.into()))
+        Ok(true)
     }
 
     /// The seals of this size.
