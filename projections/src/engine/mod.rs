@@ -1,6 +1,7 @@
 //! Carries every read model: reads the log in order, folds, writes rows and
 //! checkpoint in one transaction.
 
+mod aside;
 mod cell;
 mod commit;
 mod fold;
