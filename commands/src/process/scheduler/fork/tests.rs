@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::super::core::{Hand, Scheduler};
 use super::super::sim;
 use super::super::waiters::{Terms, Waiter};
+use super::observed::Ways;
 use super::{ForkNotes, ForkReport};
 use crate::CommandEnvelope;
 use crate::process::tests::log::Log;
@@ -242,6 +243,18 @@ fn a_policy_of_a_queue_counts_in_place_of_what_was_set() {
     // Nothing but the order of priorities, and there is one: the same in another way.
     assert_eq!(report.assignments.same_agent, 8);
     assert_eq!(report.what_if.completed, 8);
+}
+
+#[test]
+fn an_agent_asks_the_queue_first_that_it_took_from_while_others_had_tasks() {
+    let queues: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).into();
+    let mut ways = Ways::default();
+    ways.queues.extend(queues.iter().cloned());
+    ways.took("c", &queues[..2]);
+    ways.took("b", &queues[..1]);
+    ways.took("a", &[]);
+    let order: Vec<_> = ways.in_order().iter().map(ToString::to_string).collect();
+    assert_eq!(order, ["c", "b", "a"]);
 }
 
 /// An hour of a fleet: agents with four slots that ask a tenth of a second after each task,
