@@ -25,6 +25,17 @@ CREATE UNLOGGED TABLE rebuild.runs (
     begun_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Events of a later release that a model passed over. The release that knows them finds rows
+-- here at its start, and makes the model anew.
+CREATE TABLE read.passed (
+    model    text COLLATE "C" NOT NULL,
+    event    text COLLATE "C" NOT NULL,   -- such as `task.submitted`
+    version  integer NOT NULL,            -- of its shape
+    position bigint NOT NULL,             -- of the first one
+    PRIMARY KEY (model, event, version)
+);
+GRANT SELECT, INSERT, DELETE ON read.passed TO taffrail_service;
+
 -- The schemas of a model's tables: those that are read, and those for the two other versions.
 CREATE FUNCTION rebuild.places(of_model text)
 RETURNS TABLE (live text, building text, kept text)

@@ -92,6 +92,64 @@ async fn the_version_that_was_made_has_the_shape_of_the_one_that_was_read() {
     running.stop().await;
 }
 
+/// Databases are handed out with an owner who is no superuser, too: row-level security binds
+/// that one, and the functions run as it.
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_will_do() {
+    let (db, log, running, queries, ids) = followed(5).await;
+    let owner = format!("owner_{}", db.name);
+    db.sql(&format!(
+        "CREATE ROLE {owner};
+         DO $$
+         DECLARE
+             one record;
+         BEGIN
+             FOR one IN SELECT oid::regnamespace AS name FROM pg_namespace WHERE nspname IN
+                        ('read', 'past', 'rebuild', 'rebuild_past', 'retired', 'retired_past') LOOP
+                 EXECUTE format('ALTER SCHEMA %s OWNER TO {owner}', one.name);
+             END LOOP;
+             FOR one IN SELECT c.oid::regclass AS name FROM pg_class c
+                        JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE c.relkind = 'r' AND (n.nspname IN
+                        ('read', 'past', 'rebuild', 'rebuild_past', 'retired', 'retired_past')
+                        OR (n.nspname = 'public' AND c.relname IN ('events', 'log_head'))) LOOP
+                 EXECUTE format('ALTER TABLE %s OWNER TO {owner}', one.name);
+             END LOOP;
+             FOR one IN SELECT p.oid::regprocedure AS name FROM pg_proc p
+                        WHERE p.pronamespace::regnamespace::text IN ('read', 'past', 'rebuild') LOOP
+                 EXECUTE format('ALTER FUNCTION %s OWNER TO {owner}', one.name);
+             END LOOP;
+             -- As a migration by this owner would have made them.
+             CREATE POLICY plain ON read.parked FOR ALL TO {owner} USING (true) WITH CHECK (true);
+             CREATE POLICY plain ON public.events FOR SELECT TO {owner} USING (true);
+             GRANT USAGE ON SCHEMA public TO {owner};
+         END $$"
+    ))
+    .await;
+    let park =
+        format!("INSERT INTO read.parked VALUES ('agents', 'default', '{}', 1, 'kept', 1)", ids[0]);
+    db.sql(&park).await;
+    for model in Model::ALL {
+        let before = shape(&db, model).await;
+        let rebuild = Rebuild::of(&log);
+        let report = rebuild.run(model, |_| {}).await.unwrap();
+        assert_eq!(report.differing, Some(0), "{report:?}");
+        assert_eq!(shape(&db, model).await, before, "{model}");
+        rebuild.roll_back(model, |_| {}).await.unwrap();
+        assert_eq!(shape(&db, model).await, before, "{model}");
+    }
+    // What stands still goes with its version, there and back.
+    let parked = "SELECT reason FROM read.parked WHERE model = 'agents'";
+    assert_eq!(db.sql(parked).await.as_deref(), Some("kept"));
+    let counted = |models: Vec<projections::ModelView>| {
+        models.into_iter().find(|model| model.model == "agents").unwrap().parked
+    };
+    assert_eq!(counted(queries.models().await.unwrap()), 1);
+    Rebuild::of(&log).run(Model::Agents, |_| {}).await.unwrap();
+    assert_eq!(db.sql(parked).await, None);
+    running.stop().await;
+}
+
 /// Reads as clients do, over and over, and counts; fails on an error, a gap or a step back.
 async fn read_on(
     queries: projections::Queries,

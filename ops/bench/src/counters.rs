@@ -10,7 +10,8 @@ use tokio_postgres::Client;
 /// Readings of one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
-    at: Instant,
+    /// When.
+    pub at: Instant,
     /// CPU seconds of the product's process.
     pub server: f64,
     /// CPU seconds of PostgreSQL, backends included.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use deadpool_postgres::GenericClient;
 use domain::{Recorded, Timestamp};
 
+use super::aside::aside;
 use super::fold::{Batch, Parked, Rows, StreamKey};
 use super::memory::contiguous;
 use super::storage::{Checkpoint, Storage};
@@ -97,11 +98,13 @@ impl<P: Projection> Folder<P> {
         let mut careful = false;
         loop {
             let (mut parked, mut numbers) = (self.parked.clone(), counted.clone());
-            let mut batch = Batch::<P>::plan(events, &mut parked, &mut numbers);
+            let mut batch =
+                aside(events.len(), || Batch::<P>::plan(events, &mut parked, &mut numbers));
             let mut missing = batch.keys();
             missing.retain(|key| !rows.contains_key(key));
             rows.extend(self.storage.load(client, missing).await?);
-            if batch.fold(&self.projection, &mut rows, &mut parked, careful).is_err() {
+            let fold = || batch.fold(&self.projection, &mut rows, &mut parked, careful);
+            if aside(events.len(), fold).is_err() {
                 // A panic took a row with it: from the stored rows again, with copies.
                 rows = Rows::<P>::new();
                 bytes = 0;

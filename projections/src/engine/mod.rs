@@ -1,6 +1,7 @@
 //! Carries every read model: reads the log in order, folds, writes rows and
 //! checkpoint in one transaction.
 
+mod aside;
 mod cell;
 mod commit;
 mod fold;
@@ -9,6 +10,7 @@ pub mod memory;
 mod numbers;
 mod pace;
 mod pages;
+mod passed;
 mod run;
 mod statements;
 mod storage;
@@ -26,6 +28,7 @@ pub use fold::{INTERVAL, Parked, PastRow, Rows, StreamKey, boundary};
 pub use folder::{Folded, Folder};
 pub use numbers::Numbers;
 pub use pace::{MAX_BATCH, Pace};
+pub use passed::note_passed;
 pub use run::run_all;
 pub(crate) use statements::column_names;
 pub(crate) use storage::read_row;

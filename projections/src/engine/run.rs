@@ -15,6 +15,7 @@ use super::commit::Commits;
 use super::fold::{Rows, park};
 use super::folder::{Folded, Folder};
 use super::pages::Pages;
+use super::passed::note_passed;
 use super::storage::{Schema, Storage};
 use super::{Numbers, Pace, Projection};
 use crate::{Model, Progress, ProjectionError, with_model};
@@ -181,6 +182,9 @@ impl<P: Projection + Clone> Engine<P> {
     ) -> Result<bool, ProjectionError> {
         let client = self.pool.get().await?;
         let Some(folded) = folder.fold(&client, events).await? else { return Ok(true) };
+        if folded.unknown > 0 {
+            note_passed::<P, _>(&client, events).await?;
+        }
         drop(client);
         let Folded { rows, parked, numbers, to, unknown, skipped, .. } = &folded;
         let (storage, at) = (folder.storage(), folder.at());

@@ -13,6 +13,7 @@ use domain::{TenantId, Timestamp};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::aside::aside;
 use super::commit::{BEGIN, Write};
 use super::fold::{Parked, Rows, Slot, StreamKey};
 use super::folder::Folded;
@@ -175,7 +176,8 @@ impl<P: Projection> Storage<P> {
         folded: &Folded<P>,
     ) -> Result<bool, ProjectionError> {
         let Folded { rows, parked, numbers, to, .. } = folded;
-        let Write { sql, values, .. } = self.writing(from, *to, rows, numbers);
+        let Write { sql, values, .. } =
+            aside(rows.len(), || self.writing(from, *to, rows, numbers));
         let statement = client.prepare_cached(&sql).await?;
         let parameters = values.parameters();
         if !parked.values().any(|at| at.changed) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Client;
 use domain::Recorded;
 use projections::ProjectionError;
-use projections::engine::{Folder, Projection, Schema, Storage};
+use projections::engine::{Folder, Projection, Schema, Storage, note_passed};
 use store::Log;
 
 use super::differences::{self, Differences};
@@ -129,6 +129,9 @@ impl<'a, P: Projection> Maker<'a, P> {
 
     async fn fold(&mut self, events: &[Arc<Recorded>]) -> Result<(), ProjectionError> {
         let Some(folded) = self.folder.fold(&self.client, events).await? else { return Ok(()) };
+        if folded.unknown > 0 {
+            note_passed::<P, _>(&self.client, events).await?;
+        }
         let (storage, at) = (self.folder.storage(), self.folder.at());
         if !storage.write(&mut self.client, at, &folded).await? {
             // The lock was lost with its connection and somebody else began.

@@ -150,6 +150,7 @@ impl Rebuild {
             session.finish().await?;
             board.enter(Phase::Switching);
             switch_ms = Some(switch::switch(&mut maker, &session).await?.as_millis() as u64);
+            outdated::now_folded(&session, P::NAME).await?;
         }
         let place = if self.dry_run { Schema::Shadow } else { Schema::Live };
         let count = format!("SELECT count(*) FROM {}.{}", place.as_str(), P::NAME);

@@ -12,6 +12,7 @@ mod s1;
 mod settle;
 mod slow;
 mod slow_clients;
+mod v1;
 mod w1a;
 mod w1b;
 mod w1c;
@@ -22,6 +23,7 @@ mod w4_log;
 mod w4a;
 mod w4b;
 mod w4c;
+mod w4d;
 mod w5;
 mod w5_nats;
 mod w5_sse;
@@ -42,6 +44,7 @@ pub fn all() -> Vec<Cell> {
     cells.extend(w4a::cells());
     cells.extend(w4b::cells());
     cells.extend(w4c::cells());
+    cells.extend(w4d::cells());
     cells.extend(w5::cells());
     cells.extend(w6::cells());
     cells.extend(w7::cells());
@@ -52,5 +55,7 @@ pub fn all() -> Vec<Cell> {
     cells.extend(l2::cells());
     cells.extend(l3::cells());
     cells.extend(l3_look::cells());
+    cells.extend(v1::cells());
+    cells.extend(w1a::sealing());
     cells
 }

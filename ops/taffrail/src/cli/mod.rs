@@ -10,6 +10,7 @@ mod audit;
 mod batch;
 mod bench;
 mod dead;
+mod diff;
 mod discover;
 mod events;
 mod exec;
@@ -182,6 +183,10 @@ pub enum ClientVerb {
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
     Audit(audit::AuditArgs),
+    /// What appeared, vanished and changed between two moments
+    Diff(diff::DiffArgs),
+    /// The first position at which something was true, by halving
+    Bisect(diff::BisectArgs),
     /// Step through the log, with the rows before and after each event
     At(at::AtArgs),
     /// Because of what something happened, and what came of it
@@ -278,6 +283,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
+        ClientVerb::Diff(args) => diff::diff(app, args).await,
+        ClientVerb::Bisect(args) => diff::bisect(app, args).await,
         ClientVerb::At(args) => at::run(app, args).await,
         ClientVerb::Why(args) => why::run(app, args).await,
         ClientVerb::Seal(verb) => seal::run(app, verb).await,
