@@ -158,7 +158,9 @@ async fn what_has_many_effects_is_cut_with_a_way_on_and_refusals_are_effects_too
     let mut whole = Value::Null;
     until("the last effect is there", async || {
         whole = api.get(&path).await;
-        nodes(&whole).iter().any(|node| node["position"] == last)
+        // The refusal has the same position, and its own way into the answer.
+        let refused = nodes(&whole).iter().any(|node| node["refused"] == true);
+        refused && nodes(&whole).iter().any(|n| n["position"] == last && n["refused"] == false)
     })
     .await;
     let effects: Vec<&Value> = nodes(&whole).iter().filter(|n| n["from"] == cause).collect();
