@@ -301,7 +301,8 @@ fn hour(tasks: usize, agents: usize) -> Vec<Arc<Recorded>> {
                 let mut new: SubmitTask = serde_json::from_str(r#"{"title":"t"}"#).unwrap();
                 new.priority = [Priority::High, Priority::Normal, Priority::Low][n as usize % 3];
                 new.kind = format!("kind-{}", n % 5);
-                let task = TaskId::nth(n);
+                // Clear of the agents' ids.
+                let task = TaskId::nth(1_000_000 + n);
                 tell(&mut log, task.0, TaskCommand::Submit(new).into(), "operator", now);
             }
             Plan::Ask(n) => {
