@@ -33,15 +33,23 @@ impl SealStream {
     }
 
     /// Adds documents, in order; the server has them all when it returns. The stream is made
-    /// where it is missing.
+    /// where it is missing. After a failure some may stand there twice.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn publish(&self, documents: Vec<Bytes>) -> Result<(), BrokerError> {
+        // Looking first would be a request more for every seal.
+        if self.send(&documents).await.is_ok() {
+            return Ok(());
+        }
         ensure(&self.jetstream, config()).await?;
+        self.send(&documents).await
+    }
+
+    async fn send(&self, documents: &[Bytes]) -> Result<(), BrokerError> {
         let mut acks = Vec::with_capacity(documents.len());
         for document in documents {
-            let sent = self.jetstream.publish(SUBJECT, document).await;
+            let sent = self.jetstream.publish(SUBJECT, document.clone()).await;
             acks.push(sent.during("publishing seals")?.into_future());
         }
         try_join_all(acks).await.during("publishing seals")?;

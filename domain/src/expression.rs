@@ -162,10 +162,8 @@ fn demanded(expression: &IdedExpr, variable: &str, field: &str) -> Option<Vec<St
 }
 
 fn text_of(expression: &IdedExpr) -> Option<String> {
-    match &expression.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner().to_owned()),
-        _ => None,
-    }
+    let Expr::Literal(LiteralValue::String(text)) = &expression.expr else { return None };
+    Some(text.inner().to_owned())
 }
 
 /// How deep brackets and unary signs are nested, at most; texts in quotes counted in.
@@ -307,6 +305,27 @@ mod tests {
             &long,
         ] {
             assert!(Condition::parse(bad, "event").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_condition_tells_what_it_looks_at_and_what_it_demands() {
+        let read = |text| Condition::parse(text, "row").expect("a condition");
+        let both = read("row.state == 'dead' && size(row.labels.a) > row['attempt']");
+        let fields: Vec<&str> = both.fields().iter().map(String::as_str).collect();
+        assert_eq!(fields, ["labels", "state"]);
+        let demands = |text| read(text).demands("state");
+        assert_eq!(demands("row.queue == 'q' && 'dead' == row.state"), Some(vec!["dead".into()]));
+        let either = Some(vec!["dead".into(), "failed".into()]);
+        assert_eq!(demands("row.state in ['dead', 'failed']"), either);
+        for open in [
+            "row.state == 'dead' || true",
+            "!(row.state == 'dead')",
+            "row.state != 'dead'",
+            "row.queue == 'dead'",
+            "row.state in [row.queue]",
+        ] {
+            assert_eq!(demands(open), None, "{open}");
         }
     }
 }

@@ -122,3 +122,56 @@ async fn on_a_terminal_one_steps_jumps_searches_and_sees_what_changed() {
     press(&mut screen, "?q");
     assert_eq!(screen.ended().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_that_lists_or_shows_does_so_as_of_a_moment_and_no_other_does() {
+    let api = Api::new().await;
+    let (id, first, second) = changed(&api).await;
+    let (then, after) = (first.to_string(), second.to_string());
+    let shown = async |arguments: &[&str]| {
+        let out = said(&api, arguments).await;
+        assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()
+    };
+    let get = ["task", "get", &id, "-o", "json", "--as-of"];
+    assert_eq!(shown(&[&get[..], &[&then]].concat()).await["title"], "first words");
+    assert_eq!(shown(&[&get[..], &[&after]].concat()).await["title"], "second words");
+    let list = shown(&["--as-of", &then, "-o", "json", "task", "list", "--limit", "1"]).await;
+    assert_eq!((&list["position"], &list["items"][0]["id"]), (&json!(first), &json!(id)));
+    for verb in [
+        &["queue", "list"][..],
+        &["dead", "list"],
+        &["schedule", "list"],
+        &["agent", "list"],
+        &["agent", "health"],
+        &["profile", "list"],
+        &["nodes", "list"],
+        &["op", "list"],
+        &["events", "--limit", "1"],
+        &["audit", "--limit", "1"],
+    ] {
+        let list = shown(&[verb, &["-o", "json", "--as-of", &then]].concat()).await;
+        let place = list.get("position").cloned().unwrap_or(json!(first));
+        assert_eq!(place, json!(first), "{verb:?}: {list}");
+    }
+    for verb in [
+        &["task", "submit", "x"][..],
+        &["task", "cancel", &id],
+        &["task", "why", &id],
+        &["queue", "pause", "default"],
+        &["events", "--follow"],
+        &["why", &id],
+        &["at", "1"],
+        &["top", "--once"],
+        &["rebuild", "tasks"],
+        &["doctor"],
+    ] {
+        let out = said(&api, &[verb, &["--as-of", &then]].concat()).await;
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains("--as-of is for verbs"), "{verb:?}: {text}");
+    }
+    for moment in ["0", "-1", "99999999999", "yesterday"] {
+        let out = said(&api, &["task", "list", "--as-of", moment]).await;
+        assert!(!out.status.success(), "{moment}: {out:?}");
+    }
+}

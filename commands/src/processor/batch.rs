@@ -307,7 +307,7 @@ impl Decider {
             events: names.clone(),
             problem: problem.as_ref().and_then(|problem| serde_json::to_string(problem).ok()),
             credential: command.credential.clone(),
-            origin: problem.is_some().then(|| Origin {
+            origin: problem.is_some().then_some(Origin {
                 correlation_id,
                 causation_position: command.causation_position,
                 trace,

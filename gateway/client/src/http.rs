@@ -22,6 +22,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    /// The moment of the past that every question is about.
+    moment: Option<String>,
 }
 
 impl Client {
@@ -54,7 +56,14 @@ impl Client {
         let http = builder
             .build()
             .map_err(|source| Error::Unreachable { url: base.to_string(), source })?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, moment: None })
+    }
+
+    /// The same client, whose questions are all about a moment of the past: a position or an
+    /// instant. The server refuses whatever would change something then.
+    #[must_use]
+    pub fn as_of(self, moment: impl Into<String>) -> Self {
+        Self { moment: Some(moment.into()), ..self }
     }
 
     /// The address that paths are joined to.
@@ -122,8 +131,14 @@ impl Client {
     ) -> Result<reqwest::RequestBuilder, Error> {
         let url = self.base.join(path.trim_start_matches('/'));
         let url = url.map_err(|_| Error::Address(format!("{}{path}", self.base)))?;
-        let request = self.http.request(method, url);
-        Ok(if query.is_empty() { request } else { request.query(query) })
+        let mut request = self.http.request(method, url);
+        if !query.is_empty() {
+            request = request.query(query);
+        }
+        if let Some(moment) = &self.moment {
+            request = request.query(&[("as_of", moment)]);
+        }
+        Ok(request)
     }
 
     /// Whether the process lives and can do its work, and which part cannot.
@@ -197,6 +212,18 @@ mod tests {
         let request = request.unwrap().build().unwrap();
         assert_eq!(request.url().as_str(), "http://127.0.0.1:7117/api/v1/tasks?state=a+b");
         assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn every_question_is_about_the_moment_that_was_chosen() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::new("http://127.0.0.1:7117", None).unwrap();
+        let client = client.as_of("2026-01-31T12:00:00+01:00");
+        for method in [Method::GET, Method::POST] {
+            let request = client.request(method, "/v1/tasks", &[("limit", "1".into())]);
+            let url = request.unwrap().build().unwrap().url().to_string();
+            assert!(url.ends_with("?limit=1&as_of=2026-01-31T12%3A00%3A00%2B01%3A00"), "{url}");
+        }
     }
 
     #[test]

@@ -236,6 +236,7 @@ fn summary(found: &Found, event: Option<&Json>, (from, to): (u64, u64)) -> Strin
     }
     let event: serde_json::Value = event.and_then(|event| event.read().ok()).unwrap_or_default();
     let what = event["type"].as_str().unwrap_or("an event of another tenant");
+    let what = what.trim_start_matches("dev.taffrail.").trim_end_matches(".v1");
     let who = event["actor"].as_str().unwrap_or("somebody");
     let first = format!("first true at {position}: {what} by {who}");
     if found.monotone {

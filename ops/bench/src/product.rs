@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 pub struct Tuning {
     /// Live aggregates kept in memory; the shipped number where absent.
     pub cache: Option<usize>,
+    /// Without the sealer.
+    pub unsealed: bool,
 }
 
 /// The program around us.

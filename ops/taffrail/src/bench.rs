@@ -224,12 +224,12 @@ impl Product for Binary {
     fn host(&self, folder: PathBuf, tuning: Tuning) -> BoxFuture<'static, anyhow::Result<Hosted>> {
         let mut flags = self.flags.clone();
         flags.extend(tuning.cache.map(|cache| ("cache_streams", cache.to_string())));
-        Box::pin(host(flags, folder))
+        Box::pin(host(flags, folder, tuning.unsealed))
     }
 }
 
 /// All of `up` in this process, with the library call at hand.
-async fn host(flags: Flags, folder: PathBuf) -> anyhow::Result<Hosted> {
+async fn host(flags: Flags, folder: PathBuf, unsealed: bool) -> anyhow::Result<Hosted> {
     let config = Config::resolve(&flags, None)?;
     let data = DataDir::lock(&folder)?;
     let embedded = up::start_servers(&config, false, &data).await?;
@@ -243,7 +243,9 @@ async fn host(flags: Flags, folder: PathBuf) -> anyhow::Result<Hosted> {
     };
     migrations::migrate(&servers.database_url).await?;
     let token = tokens::of_folder(data.path())?;
-    let running = wiring::start(&config, &Role::ALL, &servers, Some(&token)).await?;
+    let mut roles = Role::ALL.to_vec();
+    roles.retain(|role| !unsealed || *role != Role::Sealer);
+    let running = wiring::start(&config, &roles, &servers, Some(&token)).await?;
     running.leads().await;
     Ok(Hosted {
         http: running.http.map(|address| format!("http://{address}")).unwrap_or_default(),

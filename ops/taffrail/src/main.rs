@@ -56,6 +56,11 @@ fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> ExitCode {
     let Cli { globals, verb } = cli;
+    if globals.as_of.is_some() && !matches!(verb, Verb::Client(_)) {
+        let refusal = cli::no_past();
+        refusal.report(globals.output);
+        return refusal.exit().into();
+    }
     let ready = Ready::new(matches!(globals.output, Output::Json | Output::Jsonl));
     let done = match verb {
         Verb::Client(verb) => {

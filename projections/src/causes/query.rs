@@ -1,18 +1,19 @@
 //! Reading the log as a graph, a level at a time.
 
 use domain::{AgentId, Problem, StreamType, TaskId, TenantId};
+use futures::try_join;
 use store::{RECORDED_COLUMNS, recorded_from_columns};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::walk::Walk;
+use super::walk::{Openers, Walk};
 use super::{CauseNode, Causes, Link, Reach, Subject};
 use crate::audit::{AuditRow, excerpt, request};
 use crate::query::{FIRST, Sql, bigint, position_of};
 use crate::{Answer, Model, Queries, QueryError};
 
 /// Events that stand behind another in its stream and are looked at, for those that follow it.
-const FOLLOWERS: i64 = 24;
+const FOLLOWERS: usize = 24;
 /// Events before another in its stream among which the one it follows is looked for.
 const OPENERS: i64 = 500;
 
@@ -97,12 +98,11 @@ impl Queries {
             if causes.is_empty() && openers.is_empty() || walk.is_full() {
                 break;
             }
-            let mut found = Vec::new();
-            if !causes.is_empty() {
-                found.extend(self.events_at(tenant, causes).await?);
-            }
-            if !openers.is_empty() {
-                found.extend(self.openers(tenant, walk, openers).await?);
+            let (mut found, opened) =
+                try_join!(self.events_at(tenant, causes), self.openers(tenant, openers))?;
+            for (place, opener) in opened {
+                walk.follows(place, opener.position);
+                found.push(opener);
             }
             frontier = walk.add(found);
             if frontier.is_empty() {
@@ -129,9 +129,14 @@ impl Queries {
             // Behind the last level only whether there is anything.
             let fan = if last { 0 } else { walk.fan(frontier.len()) };
             let after = alone.filter(|_| level == 0).map_or(0, |_| reach.after);
-            let mut found = self.effects(tenant, &frontier, after, fan).await?;
-            found.extend(self.refusals(tenant, &frontier, after, fan).await?);
-            found.extend(self.followers(tenant, walk, &frontier, after).await?);
+            let openers = walk.openers(&frontier);
+            let (mut found, refused, behind) = try_join!(
+                self.effects(tenant, &frontier, after, fan),
+                self.refusals(tenant, &frontier, after, fan),
+                self.followers(tenant, openers, after),
+            )?;
+            found.extend(refused);
+            found.extend(walk.followers(behind, FOLLOWERS));
             if last {
                 walk.cut(&found);
                 return Ok(());
@@ -146,6 +151,9 @@ impl Queries {
         tenant: &TenantId,
         positions: Vec<i64>,
     ) -> Result<Vec<CauseNode>, QueryError> {
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut sql = Sql::new(format!("SELECT {} FROM events e {COMMAND}", columns()));
         sql.with(" WHERE e.tenant = #", tenant.as_str().to_owned());
         sql.with(" AND e.position = ANY(#)", positions);
@@ -153,13 +161,15 @@ impl Queries {
     }
 
     /// For entries that name no cause: the newest before them in their stream that does, or
-    /// its first. Yields those and says in the walk who follows whom.
+    /// its first; each with the place of what follows it.
     async fn openers(
         &self,
         tenant: &TenantId,
-        walk: &mut Walk,
         of: Vec<(u64, Uuid, i64)>,
-    ) -> Result<Vec<CauseNode>, QueryError> {
+    ) -> Result<Vec<(u64, CauseNode)>, QueryError> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut sql = Sql::new(format!("SELECT {}, n.place FROM unnest(", columns()));
         sql.with("#::bigint[]", of.iter().map(|(p, ..)| bigint(*p)).collect::<Vec<_>>());
         sql.with(", #::uuid[]", of.iter().map(|(_, id, _)| *id).collect::<Vec<_>>());
@@ -171,10 +181,7 @@ impl Queries {
         sql.push(" AND (o.causation_position IS NOT NULL OR o.version = 1)");
         sql.push(&format!(" ORDER BY o.version DESC LIMIT 1) e {COMMAND}"));
         let rows = self.rows(tenant, &sql.of_one_shape()).await?;
-        for row in &rows {
-            walk.follows(position_of(row, PLACE)?, position_of(row, 0)?);
-        }
-        nodes(&rows, 0)
+        placed(&rows)
     }
 
     /// The events that name one of these as their cause.
@@ -215,21 +222,23 @@ impl Queries {
         sql.with("SELECT * FROM command_results o WHERE o.tenant = #", tenant.as_str().to_owned());
         sql.push(" AND o.problem IS NOT NULL AND o.causation_position = n.place");
         sql.with(" AND o.position > #", bigint(after));
+        // No further than the effects that are events.
+        sql.push(
+            " AND o.position <= (SELECT position FROM read.checkpoints WHERE model = 'audit')",
+        );
         sql.with(" ORDER BY o.position LIMIT #::bigint + 1) r", fan);
         let rows = self.rows(tenant, &sql.of_one_shape()).await?;
         rows.iter().map(refusal).collect()
     }
 
-    /// The events that stand right behind one of these in its stream and name no cause of
-    /// their own, or came of the same command.
+    /// The events that stand behind some in their streams, each with the place of the one that
+    /// it stands behind, in their order.
     async fn followers(
         &self,
         tenant: &TenantId,
-        walk: &mut Walk,
-        of: &[u64],
+        (places, streams, versions): Openers,
         after: u64,
-    ) -> Result<Vec<CauseNode>, QueryError> {
-        let (places, streams, versions) = walk.openers(of);
+    ) -> Result<Vec<(u64, CauseNode)>, QueryError> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -241,30 +250,10 @@ impl Queries {
         sql.with(" WHERE o.tenant = #", tenant.as_str().to_owned());
         sql.push(" AND o.stream_id = n.stream AND o.version > n.version");
         sql.with(" AND o.position > #", bigint(after));
-        sql.with(" ORDER BY o.version LIMIT #", FOLLOWERS);
+        sql.with(" ORDER BY o.version LIMIT #", FOLLOWERS as i64);
         sql.push(&format!(") e {COMMAND} ORDER BY n.place, e.version"));
         let rows = self.rows(tenant, &sql.of_one_shape()).await?;
-        let mut found = Vec::new();
-        let (mut place, mut ended, mut seen) = (0, false, 0);
-        for row in &rows {
-            let of = position_of(row, PLACE)?;
-            if of != place {
-                (place, ended, seen) = (of, false, 0);
-            }
-            let node = node(row, 0)?;
-            seen += 1;
-            let same = walk.command_of(of) == Some(node.command_id);
-            ended |= node.cause.is_some() && !same;
-            if ended {
-                continue;
-            }
-            walk.follows(node.position, of);
-            if seen == FOLLOWERS {
-                walk.more(of, node.position);
-            }
-            found.push(node);
-        }
-        Ok(found)
+        placed(&rows)
     }
 }
 
@@ -294,7 +283,13 @@ fn seeds(tenant: &TenantId, subject: Subject) -> Sql {
         Subject::Task(TaskId(id)) => of_stream(id, StreamType::Task),
         Subject::Agent(AgentId(id)) => of_stream(id, StreamType::Agent),
     }
-    sql.ordered("p.version DESC")
+    let sql = sql.ordered("p.version DESC");
+    if matches!(subject, Subject::Event(_)) { sql.without_scans() } else { sql.of_one_shape() }
+}
+
+/// Entries, each with the position in [`PLACE`].
+fn placed(rows: &[Row]) -> Result<Vec<(u64, CauseNode)>, QueryError> {
+    rows.iter().map(|row| Ok((position_of(row, PLACE)?, node(row, 0)?))).collect()
 }
 
 fn nodes(rows: &[Row], first: usize) -> Result<Vec<CauseNode>, QueryError> {

@@ -1,6 +1,7 @@
 //! A walk through the log's graph: who is known already, who hangs on whom, and where it was
 //! cut. Pure; the queries feed it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
@@ -15,6 +16,9 @@ type Key = (u64, Option<Uuid>);
 fn key(node: &CauseNode) -> Key {
     (node.position, node.refused.then_some(node.command_id))
 }
+
+/// Places, streams and versions of events that others may follow.
+pub(super) type Openers = (Vec<i64>, Vec<Uuid>, Vec<i64>);
 
 /// The entries so far.
 pub(super) struct Walk {
@@ -82,7 +86,7 @@ impl Walk {
 
     /// Those of these that others may follow: events that name a cause, or begin their
     /// stream; what names none is itself a follower.
-    pub fn openers(&self, of: &[u64]) -> (Vec<i64>, Vec<Uuid>, Vec<i64>) {
+    pub fn openers(&self, of: &[u64]) -> Openers {
         let (mut places, mut streams, mut versions) = (Vec::new(), Vec::new(), Vec::new());
         for node in of.iter().filter_map(|position| self.event(*position)) {
             let opens = node.cause.is_some() || node.version == 1;
@@ -97,9 +101,29 @@ impl Walk {
         (places, streams, versions)
     }
 
-    /// The command that an event came of.
-    pub fn command_of(&self, position: u64) -> Option<Uuid> {
-        self.event(position).map(|node| node.command_id)
+    /// Of the events that stand behind some in their streams those that follow them: up to the
+    /// first that names a cause of its own, unless it came of the same command. Where as many
+    /// were read as are read at most, there may be more.
+    pub fn followers(&mut self, behind: Vec<(u64, CauseNode)>, most: usize) -> Vec<CauseNode> {
+        let mut found = Vec::new();
+        let (mut place, mut ended, mut seen) = (0, false, 0);
+        for (of, node) in behind {
+            if of != place {
+                (place, ended, seen) = (of, false, 0);
+            }
+            seen += 1;
+            let same = self.event(of).is_some_and(|of| of.command_id == node.command_id);
+            ended |= node.cause.is_some() && !same;
+            if ended {
+                continue;
+            }
+            self.follows(node.position, of);
+            if seen == most {
+                self.more(of, node.position);
+            }
+            found.push(node);
+        }
+        found
     }
 
     /// The one at a place came after another in its stream.
@@ -123,10 +147,9 @@ impl Walk {
             if self.is_full() {
                 break;
             }
-            let key = key(&node);
-            if !self.nodes.contains_key(&key) {
+            if let Entry::Vacant(place) = self.nodes.entry(key(&node)) {
                 new.push(node.position);
-                self.nodes.insert(key, node);
+                place.insert(node);
             }
         }
         new
@@ -204,5 +227,82 @@ impl Walk {
             }
         }
         nodes.into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use domain::StreamType;
+
+    use super::*;
+
+    /// An event of one stream, at its position also in the stream, by a command of its own.
+    fn node(position: u64, cause: Option<u64>) -> CauseNode {
+        CauseNode {
+            position,
+            refused: false,
+            event_id: Some(Uuid::from_u128(position.into())),
+            kind: "task.progressed".into(),
+            stream_type: StreamType::Task,
+            stream_id: Uuid::nil(),
+            version: position,
+            occurred_at: DateTime::UNIX_EPOCH,
+            actor: "tester".into(),
+            command_id: Uuid::from_u128(position.into()),
+            command: None,
+            credential: None,
+            request_id: None,
+            correlation_id: None,
+            cause,
+            agent_id: None,
+            summary: String::new(),
+            problem: None,
+            from: None,
+            link: Link::Root,
+            asked: false,
+            more_after: None,
+        }
+    }
+
+    fn hung(nodes: &[CauseNode]) -> Vec<(u64, Option<u64>, Link)> {
+        nodes.iter().map(|node| (node.position, node.from, node.link)).collect()
+    }
+
+    #[test]
+    fn what_names_no_cause_follows_up_to_the_next_that_does() {
+        let mut walk = Walk::new(vec![node(1, None)], 10);
+        let same = CauseNode { command_id: Uuid::from_u128(1), ..node(2, Some(1)) };
+        let behind = [same, node(3, None), node(4, Some(1)), node(5, None)];
+        let found = walk.followers(behind.map(|node| (1, node)).to_vec(), 24);
+        assert_eq!(found.iter().map(|node| node.position).collect::<Vec<_>>(), [2, 3]);
+        walk.add_below(found, 10);
+        assert_eq!(
+            hung(&walk.done()),
+            [(1, None, Link::Root), (2, Some(1), Link::Caused), (3, Some(1), Link::Followed)]
+        );
+    }
+
+    #[test]
+    fn what_has_no_room_is_marked_behind_the_last_that_is_shown() {
+        let mut walk = Walk::new(vec![node(1, None)], 10);
+        let found: Vec<_> = (2..9).map(|position| node(position, Some(1))).collect();
+        assert_eq!(walk.add_below(found.clone(), 3), [2, 3, 4], "no more than the fan");
+        assert_eq!(walk.done()[0].more_after, Some(4));
+        let mut walk = Walk::new(vec![node(1, None)], 3);
+        assert_eq!(walk.add_below(found.clone(), 100), [2, 3], "no more than there is room for");
+        assert_eq!(walk.done()[0].more_after, Some(3));
+        let mut walk = Walk::new(vec![node(1, None)], 10);
+        walk.cut(&found);
+        assert_eq!(walk.done()[0].more_after, Some(1), "everything behind it");
+    }
+
+    #[test]
+    fn nothing_is_caused_by_what_came_later_or_by_itself() {
+        let mut walk = Walk::new(vec![node(3, Some(3)), node(4, Some(9)), node(9, None)], 10);
+        assert!(walk.missing_causes(&[3, 4]).is_empty());
+        walk.follows(3, 4);
+        let nodes = walk.done();
+        assert!(nodes.iter().all(|node| node.from.is_none()), "{:?}", hung(&nodes));
     }
 }

@@ -35,11 +35,14 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 /// The rows of a model that changed between a boundary and a moment, as a JSON array.
 type Rows = Arc<String>;
 
+/// Whose tail, of which model, at which moment.
+type Of = (TenantId, Model, u64);
+
 /// What is known of the past beside the tables.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Tails folded lately, by tenant, model and moment.
-    tails: Mutex<LruCache<(TenantId, Model, u64), (Instant, Rows)>>,
+    /// Tails folded lately, and when.
+    tails: Mutex<LruCache<Of, (Instant, Rows)>>,
     spoilt: watch::Sender<Option<Model>>,
 }
 
@@ -61,13 +64,13 @@ impl Kept {
         self.spoilt.subscribe()
     }
 
-    fn get(&self, of: &(TenantId, Model, u64)) -> Option<Rows> {
+    fn get(&self, of: &Of) -> Option<Rows> {
         let mut kept = self.tails.lock();
         let (since, rows) = kept.get(of)?;
         (since.elapsed() < KEPT_FOR).then(|| rows.clone())
     }
 
-    fn keep(&self, of: (TenantId, Model, u64), rows: &Rows) {
+    fn keep(&self, of: Of, rows: &Rows) {
         if rows.len() <= KEPT_BYTES {
             self.tails.lock().put(of, (Instant::now(), rows.clone()));
         }

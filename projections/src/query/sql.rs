@@ -18,6 +18,7 @@ pub(crate) struct Sql {
     values: Vec<Box<dyn ToSql + Sync + Send>>,
     order: &'static str,
     one_shape: bool,
+    no_scan: bool,
     page: Option<Page>,
 }
 
@@ -43,10 +44,23 @@ const SETTINGS_OF_ONE_SHAPE: &str = "SELECT set_config('app.tenant', $1, true),
                                             set_config('statement_timeout', '10s', true),
                                             set_config('plan_cache_mode', 'force_generic_plan', true)";
 
+/// The same for what a block filter finds, whose worth the planner cannot know: it would read
+/// the whole log instead.
+const SETTINGS_WITHOUT_SCANS: &str = "SELECT set_config('app.tenant', $1, true),
+                                             set_config('statement_timeout', '10s', true),
+                                             set_config('enable_seqscan', 'off', true)";
+
 impl Sql {
     /// A statement without values.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), values: Vec::new(), order: "", one_shape: false, page: None }
+        Self {
+            text: text.into(),
+            values: Vec::new(),
+            order: "",
+            one_shape: false,
+            no_scan: false,
+            page: None,
+        }
     }
 
     /// A page of a model's rows, which are `alias` in what follows; ends with
@@ -105,9 +119,19 @@ impl Sql {
         self
     }
 
+    /// It is to be answered by an index, whatever the planner thinks of it.
+    pub(crate) fn without_scans(mut self) -> Self {
+        self.no_scan = true;
+        self
+    }
+
     /// The statement that goes before it in its transaction; its parameter is the tenant.
     pub(crate) fn settings(&self) -> &'static str {
-        if self.one_shape { SETTINGS_OF_ONE_SHAPE } else { SETTINGS }
+        match (self.no_scan, self.one_shape) {
+            (true, _) => SETTINGS_WITHOUT_SCANS,
+            (false, true) => SETTINGS_OF_ONE_SHAPE,
+            (false, false) => SETTINGS,
+        }
     }
 
     pub(crate) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {

@@ -65,7 +65,8 @@ pub struct Export {
     seals: std::collections::VecDeque<Seal>,
     last: u64,
     read: u64,
-    covering: Option<Seal>,
+    /// The size of the seal that covers the last event.
+    covering: Option<u64>,
     stage: Stage,
 }
 
@@ -99,14 +100,14 @@ impl Export {
                 break covering;
             };
             if Instant::now() >= until {
-                let sealed = table.last().await?.map_or(0, |last| last.size);
+                let (_, sealed) = table.end().await?;
                 return Err(ExportError::NotSealed { to, sealed });
             }
             tokio::time::sleep(ASK).await;
         };
-        let last = match &covering {
-            Some(covering) => covering.number,
-            None => table.last().await?.map_or(0, |last| last.number),
+        let last = match covering {
+            Some((number, _)) => number,
+            None => table.end().await?.0,
         };
         let first = if last == 0 { None } else { table.covering(from).await? };
         let left = table.range(0..from - 1).await?;
@@ -124,8 +125,8 @@ impl Export {
             position: from - 1,
             seals: std::collections::VecDeque::new(),
             last,
-            read: first.map_or(last, |first| first.number - 1),
-            covering,
+            read: first.map_or(last, |(first, _)| first.saturating_sub(1)),
+            covering: covering.map(|(_, size)| size),
             header,
             stage: Stage::Begin,
         })
@@ -143,37 +144,40 @@ impl Export {
     /// When the database cannot be reached.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         let mut out = Vec::new();
+        match self.lines(&mut out).await {
+            Ok(true) => Ok(Some(out.into())),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                let Some(position) = place(&error) else { return Err(error) };
+                let broken = Broken { position, reason: error.to_string() };
+                write_broken(&mut out, &broken);
+                self.stage = Stage::Done;
+                Ok(Some(out.into()))
+            }
+        }
+    }
+
+    async fn lines(&mut self, out: &mut Vec<u8>) -> Result<bool, StoreError> {
         match self.stage {
-            Stage::Done => return Ok(None),
+            Stage::Done => return Ok(false),
             Stage::Begin => {
-                write_header(&mut out, &self.header);
+                write_header(out, &self.header);
                 self.stage = Stage::Events;
             }
             Stage::Events => {
-                let page = match self.scan.next().await {
-                    Ok(page) => page,
-                    Err(error) => match place(&error) {
-                        Some(position) => {
-                            let reason = error.to_string();
-                            write_broken(&mut out, &Broken { position, reason });
-                            self.stage = Stage::Done;
-                            return Ok(Some(out.into()));
-                        }
-                        None => return Err(error),
-                    },
-                };
+                let page = self.scan.next().await?;
                 if page.is_empty() {
-                    self.end(&mut out).await?;
+                    self.end(out).await?;
                     self.stage = Stage::Done;
                 }
                 for event in page {
-                    write_event(&mut out, &event);
+                    write_event(out, &event);
                     self.position = event.position;
-                    self.sealed(&mut out, event.position).await?;
+                    self.sealed(out, event.position).await?;
                 }
             }
         }
-        Ok(Some(out.into()))
+        Ok(true)
     }
 
     /// The seals of this size.
@@ -198,8 +202,7 @@ impl Export {
 
     async fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError> {
         let to = self.position;
-        if let Some(covering) = self.covering.as_ref().filter(|seal| seal.size > to && to > 0) {
-            let size = covering.size;
+        if let Some(size) = self.covering.filter(|size| *size > to && to > 0) {
             let right = self.table.range(to..size).await?;
             write_edge(out, &Edge { size, right: right.iter().map(Hex::of).collect() });
             self.sealed(out, size).await?;

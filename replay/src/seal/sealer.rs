@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the last events may take at the end.
 const LAST: Duration = Duration::from_secs(2);
+/// How often seals are published outside: under load those of the time between go together,
+/// with one flush of the file.
+const PACE: Duration = Duration::from_millis(100);
 /// Seals that are published outside at once.
 const AT_ONCE: u32 = 256;
 
@@ -482,11 +485,12 @@ impl Sealer {
             if ending {
                 return;
             }
-            let pause = if failing { PAUSE } else { Duration::MAX };
-            tokio::select! {
-                () = over.cancelled() => {}
-                _ = sealed.changed(), if !failing => {}
-                () = tokio::time::sleep(pause), if failing => {}
+            let pause = if failing { PAUSE } else { PACE };
+            if timeout(pause, over.cancelled()).await.is_err() && !failing {
+                tokio::select! {
+                    () = over.cancelled() => {}
+                    _ = sealed.changed() => {}
+                }
             }
         }
     }

@@ -78,13 +78,28 @@ impl Table {
         self.select(sql, &[&number.map_or(i64::MAX, bigint), &i64::from(limit)]).await
     }
 
-    /// The first seal that covers a position. Later chains count: what they left is passed by.
+    /// Number and size of the first seal that covers a position. Later chains count: what they
+    /// left is passed by.
     ///
     /// # Errors
-    /// As [`Table::last`].
-    pub async fn covering(&self, position: u64) -> Result<Option<Seal>, StoreError> {
-        let sql = "SELECT doc, number FROM seals WHERE size >= $1 ORDER BY size, number LIMIT 1";
-        Ok(self.select(sql, &[&bigint(position)]).await?.pop())
+    /// When the database cannot be reached.
+    pub async fn covering(&self, position: u64) -> Result<Option<(u64, u64)>, StoreError> {
+        let sql = "SELECT number, size FROM seals WHERE size >= $1 ORDER BY size, number LIMIT 1";
+        let client = self.pool.get().await?;
+        let row =
+            client.query_opt(&client.prepare_cached(sql).await?, &[&bigint(position)]).await?;
+        Ok(row.map(|row| (row.get::<_, i64>(0) as u64, row.get::<_, i64>(1) as u64)))
+    }
+
+    /// Number and size of the last seal; zeros when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn end(&self) -> Result<(u64, u64), StoreError> {
+        let sql = "SELECT number, size FROM seals ORDER BY number DESC LIMIT 1";
+        let client = self.pool.get().await?;
+        let row = client.query_opt(&client.prepare_cached(sql).await?, &[]).await?;
+        Ok(row.map_or((0, 0), |row| (row.get::<_, i64>(0) as u64, row.get::<_, i64>(1) as u64)))
     }
 
     /// The last seal of exactly this size.

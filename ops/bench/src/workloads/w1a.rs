@@ -19,6 +19,8 @@ use crate::product::Tuning;
 
 /// Commands per stream.
 const PER_STREAM: u32 = 8;
+/// Clients beside which sealing is measured: enough to keep the log busy.
+const SEALING: usize = 256;
 /// Clients that fill a log.
 const FILLERS: u64 = 512;
 
@@ -42,7 +44,7 @@ pub fn cells() -> Vec<Cell> {
             .with("cache", "cold")
             .with("events", "8 and more");
         Cell::new("append", "W1a", params, move |context| run_cold(context, clients))
-            .host(Host::Inside(Tuning { cache: Some(COLD_CACHE) }))
+            .host(Host::Inside(Tuning { cache: Some(COLD_CACHE), ..Tuning::default() }))
             .counted(&["submit", "update"])
             .limit("bytea rehydrate events=10 pipelined=8 one conn")
     };
@@ -54,6 +56,18 @@ pub fn cells() -> Vec<Cell> {
         warm(1024, "head-row CTE, gap-free, fenced: clients=1024 partitions=1 in-flight=2"),
         cold(256),
     ]
+}
+
+/// V2: the same with and without the sealer beside it, in turn: what sealing costs.
+pub fn sealing() -> Vec<Cell> {
+    let cell = |sealing: bool| {
+        let word = if sealing { "on" } else { "off" };
+        let params = Params::default().with("clients", SEALING).with("sealing", word);
+        Cell::new("append", "V2", params, |context| run(context, SEALING))
+            .host(Host::Inside(Tuning { unsealed: !sealing, ..Tuning::default() }))
+            .counted(&["submit", "update"])
+    };
+    vec![cell(false), cell(true)]
 }
 
 async fn run(context: Context, clients: usize) -> anyhow::Result<Samples> {

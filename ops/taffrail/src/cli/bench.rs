@@ -21,8 +21,8 @@ pub struct BenchArgs {
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchVerb {
-    /// Workloads by name: W1a W1b W1c W2a … W7, S1 (scheduler decisions), L1 … L3 (agents), or
-    /// all
+    /// Workloads by name: W1a W1b W1c W2a … W7, S1 (scheduler decisions), L1 … L3 (agents), V1
+    /// (checking an export), V2 (what sealing costs), or all
     Run(Selection),
     /// What the machine could do at all: disk, PostgreSQL, NATS, HTTP without the product
     Limits(PlanArgs),

@@ -39,6 +39,13 @@ pub struct EventsArgs {
     limit: Option<u64>,
 }
 
+impl EventsArgs {
+    /// Whether it goes on with what happens from now on.
+    pub fn follows(&self) -> bool {
+        self.follow
+    }
+}
+
 /// Does it.
 pub async fn run(app: &App, args: EventsArgs) -> Result<(), Failure> {
     let filter = EventFilter {

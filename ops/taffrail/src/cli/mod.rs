@@ -4,11 +4,13 @@
 //! by the binary's own modules; [`run`] does all others.
 
 mod agent;
+mod as_of;
 mod at;
 mod audit;
 mod batch;
 mod bench;
 mod dead;
+mod diff;
 mod discover;
 mod events;
 mod exec;
@@ -46,6 +48,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use serde_json::{Value, json};
 
+pub use as_of::refusal as no_past;
 pub use bench::{BenchArgs, BenchVerb, PlanArgs, ReportArgs};
 pub use discover::{RUNTIME_FILE, Runtime, default_data_dir, nats as nats_server};
 pub use exit::Exit;
@@ -102,6 +105,10 @@ pub struct Globals {
     /// The form of the output
     #[arg(short, long, global = true, value_enum, default_value_t)]
     pub output: Output,
+    /// As it was then, for verbs that list or show: a position, or an instant such as
+    /// 2026-01-31T12:00:00Z
+    #[arg(long, global = true, value_name = "POSITION|TIME", allow_negative_numbers = true)]
+    pub as_of: Option<String>,
     /// No colours [env: NO_COLOR]
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -176,6 +183,10 @@ pub enum ClientVerb {
     Events(events::EventsArgs),
     /// Who did what and why, refusals included
     Audit(audit::AuditArgs),
+    /// What appeared, vanished and changed between two moments
+    Diff(diff::DiffArgs),
+    /// The first position at which something was true, by halving
+    Bisect(diff::BisectArgs),
     /// Step through the log, with the rows before and after each event
     At(at::AtArgs),
     /// Because of what something happened, and what came of it
@@ -216,7 +227,11 @@ pub(crate) struct App {
 impl App {
     fn client(&self) -> Result<Client, Failure> {
         let server = discover::http(&self.globals)?;
-        Ok(Client::new(&server.url, server.token.as_deref())?)
+        let client = Client::new(&server.url, server.token.as_deref())?;
+        Ok(match &self.globals.as_of {
+            Some(moment) => client.as_of(moment),
+            None => client,
+        })
     }
 
     /// The data folder that is meant.
@@ -228,6 +243,10 @@ impl App {
 /// Does a verb of a client and says how it went.
 pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
     let app = App { out: globals.printer(), globals };
+    if let Err(refusal) = as_of::check(&app, &verb) {
+        refusal.report(app.out.output);
+        return refusal.exit().into();
+    }
     let done = match verb {
         // When interrupted it ends by itself, its tasks first.
         ClientVerb::Agent(agent::AgentVerb::Run(args)) => sidecar::run(&app, *args).await,
@@ -264,6 +283,8 @@ async fn dispatch(app: &App, verb: ClientVerb) -> Result<(), Failure> {
         ClientVerb::Top(args) => top::run(app, args).await,
         ClientVerb::Events(args) => events::run(app, args).await,
         ClientVerb::Audit(args) => audit::run(app, args).await,
+        ClientVerb::Diff(args) => diff::diff(app, args).await,
+        ClientVerb::Bisect(args) => diff::bisect(app, args).await,
         ClientVerb::At(args) => at::run(app, args).await,
         ClientVerb::Why(args) => why::run(app, args).await,
         ClientVerb::Seal(verb) => seal::run(app, verb).await,

@@ -194,12 +194,19 @@ async fn live(app: &App, args: &VerifyArgs, mut keys: Vec<[u8; 32]>) -> Result<C
     Ok(lines.finish(true))
 }
 
-/// The keys that led, rotation by rotation, to the present one.
+/// The keys that led to the present one: by rotation, or by a chain that a trusted key says it
+/// went on from.
 fn chained_to(own: &[[u8; 32]], seals: &[Seal]) -> Vec<[u8; 32]> {
     let mut keys = own.to_vec();
+    let mut vouched: Option<(u64, [u8; 32])> = None;
     for seal in seals.iter().rev().filter(|seal| seal.is_signed()) {
-        if seal.next.is_some_and(|next| keys.contains(&next.key)) && !keys.contains(&seal.key) {
+        let named = seal.next.is_some_and(|next| keys.contains(&next.key))
+            || vouched == Some((seal.number, seal.hash()));
+        if named && !keys.contains(&seal.key) {
             keys.push(seal.key);
+        }
+        if let Some(left) = seal.left.filter(|_| keys.contains(&seal.key)) {
+            vouched = Some((left.number, left.hash));
         }
     }
     keys

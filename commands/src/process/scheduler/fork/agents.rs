@@ -64,7 +64,8 @@ impl World {
             let Some(from) = ways.from_us else { continue };
             let mut ways = ways.clone();
             if !ways.listens && ways.queues.is_empty() {
-                ways = Ways { from_us: ways.from_us, ..observed.usual() };
+                ways = observed.usual();
+                ways.from_us = Some(from);
                 self.assumed.unknown_ways += 1;
             }
             let worker = Worker { ways, here: from <= self.now, ..Worker::default() };
@@ -121,7 +122,7 @@ impl World {
             return;
         }
         let start = worker.ways.start;
-        for queue in worker.ways.queues.clone() {
+        for queue in worker.ways.in_order() {
             let lease_ms = self.lease_of(agent);
             let (answer, _nobody_waits) = oneshot::channel();
             let waiter = Waiter {

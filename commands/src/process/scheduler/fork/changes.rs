@@ -86,6 +86,8 @@ pub(super) struct Changed {
     /// Agents as they last described themselves.
     agents: HashMap<AgentId, AgentRegistered>,
     names: HashMap<String, AgentId>,
+    /// Those that come later, as they say at first.
+    came: HashMap<AgentId, AgentRegistered>,
     removed: HashSet<AgentId>,
     slots: HashMap<AgentId, u32>,
     /// Submissions that came out differently.
@@ -93,7 +95,11 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    pub fn new(tenant: TenantId, asked: ForkChanges) -> Self {
+    pub fn new(
+        tenant: TenantId,
+        asked: ForkChanges,
+        came: HashMap<AgentId, AgentRegistered>,
+    ) -> Self {
         let retry = asked.retry.iter().map(|retry| Which::of(&retry.tasks)).collect();
         let priorities = asked.priorities.iter().map(|other| Which::of(&other.tasks)).collect();
         Self {
@@ -103,6 +109,7 @@ impl Changed {
             priorities,
             agents: HashMap::new(),
             names: HashMap::new(),
+            came,
             removed: HashSet::new(),
             slots: HashMap::new(),
             changed: 0,
@@ -153,9 +160,17 @@ impl Changed {
     }
 
     fn agent(&self, who: &str, pointer: String) -> Result<AgentId, FieldError> {
-        let by_id = who.parse().ok().map(AgentId).filter(|id| self.agents.contains_key(id));
-        by_id.or_else(|| self.names.get(who).copied()).ok_or_else(|| {
-            let message = format!("there was no agent {who} at that position");
+        let there = |id: &AgentId| self.agents.contains_key(id) || self.came.contains_key(id);
+        let by_id = who.parse().ok().map(AgentId).filter(there);
+        // Of a name that changed hands the one who had it at the start.
+        let came = || {
+            let mut ids: Vec<_> =
+                self.came.iter().filter(|(_, said)| said.name == who).map(|(id, _)| *id).collect();
+            ids.sort_unstable();
+            ids.first().copied()
+        };
+        by_id.or_else(|| self.names.get(who).copied()).or_else(came).ok_or_else(|| {
+            let message = format!("there was no agent {who} in the stretch");
             FieldError::new(pointer, "unknown_agent", message)
         })
     }
@@ -205,7 +220,9 @@ impl Changed {
                     self.removed.insert(id);
                     let reason = Some("removed in the fork".into());
                     let asked = AgentAsked { reason, ..AgentAsked::default() };
-                    events.push(agent(id, Event::Agent(AgentEvent::Draining(asked))));
+                    if self.agents.contains_key(&id) {
+                        events.push(agent(id, Event::Agent(AgentEvent::Draining(asked))));
+                    }
                 }
                 Err(fault) => faults.push(fault),
             }
@@ -215,7 +232,9 @@ impl Changed {
                 Ok(id) => {
                     self.slots.insert(id, *slots);
                     let changes = UpdateAgent { slots: Some(*slots), ..UpdateAgent::default() };
-                    events.push(agent(id, Event::Agent(AgentEvent::Updated(changes))));
+                    if self.agents.contains_key(&id) {
+                        events.push(agent(id, Event::Agent(AgentEvent::Updated(changes))));
+                    }
                 }
                 Err(fault) => faults.push(fault),
             }
@@ -232,7 +251,7 @@ impl Changed {
                 None => None,
             };
             for count in 0..more.count {
-                let said = like.and_then(|id| self.agents.get(&id));
+                let said = like.and_then(|id| self.agents.get(&id).or_else(|| self.came.get(&id)));
                 let mut said = said.cloned().unwrap_or_else(|| plain(&more.capabilities));
                 let id = AgentId(Uuid::new_v5(
                     &Uuid::NAMESPACE_OID,

@@ -105,7 +105,7 @@ impl ForkNotes {
         let observed = Arc::new(self.observed);
         let [first, second] = self.decisions;
         let world = |changes| {
-            let changed = Changed::new(self.tenant.clone(), changes);
+            let changed = Changed::new(self.tenant.clone(), changes, observed.came.clone());
             World::new(self.tenant.clone(), changed, observed.clone(), self.asked.seed)
         };
         let changes = self.asked.changes.clone();

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use domain::agent::AgentEvent;
+use domain::agent::{AgentEvent, AgentRegistered};
 use domain::task::{Choice, TaskEvent};
 use domain::{AgentId, Event, Json, Recorded, TaskId, TenantId};
 
 use super::super::core::ACTOR;
 
+/// Queues that may have tasks at once for it to matter which an agent takes from first.
+const MOST_QUEUES: usize = 16;
 /// Samples kept of each distribution; what comes later says little more.
 const MOST_SAMPLES: usize = 10_000;
 
@@ -70,6 +72,9 @@ pub(super) struct Ways {
     pub listens: bool,
     /// Queues that it claims from.
     pub queues: BTreeSet<Arc<str>>,
+    /// How often it took from a queue while others had tasks, and how often it left one for
+    /// another.
+    taken: HashMap<Arc<str>, (u32, u32)>,
     pub lease_ms: Option<u64>,
     pub start: bool,
     /// From when on it is known to have been there, in microseconds.
@@ -78,6 +83,29 @@ pub(super) struct Ways {
     pub pauses: Vec<i64>,
     /// When slots of its became free and were not filled yet.
     pub free: VecDeque<i64>,
+}
+
+impl Ways {
+    /// Its queues, the one first that it prefers to the others.
+    pub fn in_order(&self) -> Vec<Arc<str>> {
+        let left = |queue: &Arc<str>| {
+            let (taken, left) = self.taken.get(queue).copied().unwrap_or_default();
+            u64::from(left) * 1_000 / u64::from(taken + left).max(1)
+        };
+        let mut queues: Vec<Arc<str>> = self.queues.iter().cloned().collect();
+        queues.sort_by_key(left);
+        queues
+    }
+
+    /// It took a task from a queue; these had tasks as well.
+    pub fn took(&mut self, queue: &str, others: &[Arc<str>]) {
+        if let Some(queue) = self.queues.get(queue).filter(|_| !others.is_empty()) {
+            self.taken.entry(queue.clone()).or_default().0 += 1;
+        }
+        for other in others {
+            self.taken.entry(other.clone()).or_default().1 += 1;
+        }
+    }
 }
 
 /// A decision that the log shows.
@@ -97,6 +125,8 @@ pub(crate) struct Observed {
     from: u64,
     pub(super) runs: HashMap<TaskId, Vec<Run>>,
     open: HashMap<TaskId, Run>,
+    /// About how many tasks wait, by queue.
+    waiting: BTreeMap<Arc<str>, i64>,
     kinds: HashMap<TaskId, u32>,
     names: HashMap<(String, String), u32>,
     /// Whole runs by queue and type: what is drawn from.
@@ -104,6 +134,8 @@ pub(crate) struct Observed {
     pub(super) whole: Vec<(TaskId, usize)>,
     pub(super) ways: BTreeMap<AgentId, Ways>,
     pub(super) made: Vec<Made>,
+    /// Agents that came in the stretch, as they said at first.
+    pub(super) came: HashMap<AgentId, AgentRegistered>,
     /// From decision to commit.
     landing: Vec<i64>,
     /// Of the first event behind `from`, in microseconds.
@@ -119,12 +151,14 @@ impl Observed {
             from,
             runs: HashMap::new(),
             open: HashMap::new(),
+            waiting: BTreeMap::new(),
             kinds: HashMap::new(),
             names: HashMap::new(),
             of_kind: BTreeMap::new(),
             whole: Vec::new(),
             ways: BTreeMap::new(),
             made: Vec::new(),
+            came: HashMap::new(),
             landing: Vec::new(),
             began_us: None,
             read: 0,
@@ -143,10 +177,12 @@ impl Observed {
         }
         match event.event() {
             Ok(Event::Task(happened)) => self.note_task(event, happened, now),
-            Ok(Event::Agent(AgentEvent::Registered(_) | AgentEvent::Reconnected(_)))
+            Ok(Event::Agent(AgentEvent::Registered(said) | AgentEvent::Reconnected(said)))
                 if event.position > self.from =>
             {
-                let ways = self.ways.entry(AgentId(event.stream_id)).or_default();
+                let id = AgentId(event.stream_id);
+                self.came.entry(id).or_insert_with(|| said.clone());
+                let ways = self.ways.entry(id).or_default();
                 ways.from_us.get_or_insert(now);
             }
             Ok(
@@ -171,6 +207,7 @@ impl Observed {
                 let name = (new.queue.clone(), new.kind.clone());
                 let kind = *self.names.entry(name).or_insert(next);
                 self.kinds.insert(task, kind);
+                self.waits(&new.queue, 1);
             }
             E::Assigned(to) => {
                 self.close(task, now, None);
@@ -179,7 +216,9 @@ impl Observed {
                 let (ended, started) = (Ended::Cut { after_us: 0 }, false);
                 let run = Run { agent: to.agent_id, started, steps, ended, at_us };
                 self.open.insert(task, run);
+                self.waits(&to.queue, -1);
                 let from_us = self.began_us;
+                let others = self.others(&to.queue);
                 let ways = self.ways.entry(to.agent_id).or_default();
                 let Some(decision) = to.decision.as_deref().filter(|_| &*event.actor == ACTOR)
                 else {
@@ -200,6 +239,9 @@ impl Observed {
                         false
                     }
                 };
+                if asked {
+                    ways.took(&to.queue, &others);
+                }
                 let at = decision.at.timestamp_micros();
                 // Of whom a task waited for it is known when it asked, of others that they
                 // had asked before.
@@ -257,11 +299,13 @@ impl Observed {
                 let error = Json::null();
                 let class = failed.class.clone();
                 let fail = Step::Fail { error, class, retryable: true, wait_ms };
+                self.waits(&failed.queue, 1);
                 self.step(event, task, now, fail);
                 self.close(task, now, Some(Ended::Itself));
             }
             // Behind its last attempt, in the same commit.
-            E::Failed(_) => {
+            E::Failed(failed) => {
+                self.waits(&failed.queue, -1);
                 if let Some(run) = self.runs.get_mut(&task).and_then(|runs| runs.last_mut())
                     && let Some(Step::Fail { retryable, .. }) =
                         run.steps.last_mut().map(|done| &mut done.step)
@@ -273,7 +317,11 @@ impl Observed {
                 self.step(event, task, now, Step::Release);
                 self.close(task, now, Some(Ended::Itself));
             }
-            E::LeaseExpired(_) => self.close(task, now, Some(Ended::Silent)),
+            E::LeaseExpired(expired) => {
+                self.waits(&expired.queue, 1);
+                self.close(task, now, Some(Ended::Silent));
+            }
+            E::DeadLettered(dead) => self.waits(&dead.queue, -1),
             E::Unassigned(_) | E::Cancelled(_) | E::Archived(_) | E::Requeued(_) => {
                 self.close(task, now, None);
             }
@@ -283,10 +331,31 @@ impl Observed {
             | E::Progressed(_)
             | E::Approved(_)
             | E::Rejected(_)
-            | E::DeadLettered(_)
             | E::Overdue(_)
             | E::Escalated(_) => {}
         }
+    }
+
+    /// About: what is cancelled, or handed back, is not counted again.
+    fn waits(&mut self, queue: &str, by: i64) {
+        match self.waiting.get_mut(queue) {
+            Some(count) => {
+                *count = (*count + by).max(0);
+                if *count == 0 {
+                    self.waiting.remove(queue);
+                }
+            }
+            None if by > 0 => drop(self.waiting.insert(queue.into(), by)),
+            None => {}
+        }
+    }
+
+    /// The other queues that have tasks, where those are few.
+    fn others(&self, queue: &str) -> Vec<Arc<str>> {
+        if self.waiting.len() > MOST_QUEUES {
+            return vec![];
+        }
+        self.waiting.keys().filter(|of| ***of != *queue).cloned().collect()
     }
 
     fn step(&mut self, event: &Recorded, task: TaskId, now: i64, step: Step) {

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::super::core::{Hand, Scheduler};
 use super::super::sim;
 use super::super::waiters::{Terms, Waiter};
+use super::observed::Ways;
 use super::{ForkNotes, ForkReport};
 use crate::CommandEnvelope;
 use crate::process::tests::log::Log;
@@ -242,6 +243,173 @@ fn a_policy_of_a_queue_counts_in_place_of_what_was_set() {
     // Nothing but the order of priorities, and there is one: the same in another way.
     assert_eq!(report.assignments.same_agent, 8);
     assert_eq!(report.what_if.completed, 8);
+}
+
+#[test]
+fn an_agent_asks_the_queue_first_that_it_took_from_while_others_had_tasks() {
+    let queues: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).into();
+    let mut ways = Ways::default();
+    ways.queues.extend(queues.iter().cloned());
+    ways.took("c", &queues[..2]);
+    ways.took("b", &queues[..1]);
+    ways.took("a", &[]);
+    let order: Vec<_> = ways.in_order().iter().map(ToString::to_string).collect();
+    assert_eq!(order, ["c", "b", "a"]);
+}
+
+/// An hour of a fleet: agents with four slots that ask a tenth of a second after each task,
+/// tasks of three priorities that take five seconds on average.
+fn hour(tasks: usize, agents: usize) -> Vec<Arc<Recorded>> {
+    let mut log = Log::default();
+    let mut scheduler = Scheduler::under(1, None);
+    let (mut folded, mut serial, mut id) = (0, 0u64, 0u128);
+    let mut agenda: BTreeMap<(Timestamp, u64), Plan> = BTreeMap::new();
+    let start = start_of_time();
+    let mut tell = |log: &mut Log, stream: Uuid, command: Command, actor: &str, now: Timestamp| {
+        id += 1;
+        let id = Uuid::from_u128(id);
+        let command = CommandEnvelope::new(tenant(), stream, command, id, actor);
+        let outcome = log.decide(&command, now);
+        assert_eq!(outcome.status, Status::Accepted, "{:?}", outcome.problem);
+    };
+    let ms = TimeDelta::milliseconds;
+    let mut plan = |agenda: &mut BTreeMap<_, _>, at: Timestamp, what: Plan| {
+        serial += 1;
+        agenda.insert((at, serial), what);
+    };
+    for n in 1..=agents as u128 {
+        let agent = agent_id(n).0;
+        let mut new = RegisterAgent::named(format!("agent-{n}"));
+        new.slots = 4;
+        tell(&mut log, agent, AgentCommand::Register(new).into(), "operator", start);
+        tell(
+            &mut log,
+            agent,
+            AgentCommand::MarkReady(Default::default()).into(),
+            "operator",
+            start,
+        );
+        (0..4).for_each(|_| plan(&mut agenda, start + ms(n as i64), Plan::Ask(n)));
+    }
+    for n in 1..=tasks as u128 {
+        let at = start + ms(1_000 + (3_600_000 * n / tasks as u128) as i64);
+        plan(&mut agenda, at, Plan::Submit(n));
+    }
+    while let Some(((now, _), what)) = agenda.pop_first() {
+        match what {
+            Plan::Submit(n) => {
+                let mut new: SubmitTask = serde_json::from_str(r#"{"title":"t"}"#).unwrap();
+                new.priority = [Priority::High, Priority::Normal, Priority::Low][n as usize % 3];
+                new.kind = format!("kind-{}", n % 5);
+                let task = TaskId::nth(n);
+                tell(&mut log, task.0, TaskCommand::Submit(new).into(), "operator", now);
+            }
+            Plan::Ask(n) => {
+                let (answer, _nobody) = oneshot::channel();
+                let (queue, terms) = ("default".to_owned(), Terms::default());
+                let agent = agent_id(n);
+                let waiter = Waiter { tenant: tenant(), queue, agent, max: 1, terms, answer };
+                scheduler.wait(waiter).unwrap();
+            }
+            Plan::End(n, task) => {
+                let actor = format!("agent:{}", agent_id(n));
+                let done = CompleteTask { lease_token: 1, result: Json::null() };
+                tell(&mut log, task.0, TaskCommand::Complete(done).into(), &actor, now);
+                plan(&mut agenda, now + ms(100), Plan::Ask(n));
+            }
+            Plan::Land(n, assign) => {
+                let task = TaskId(assign.stream_id);
+                assert_eq!(log.decide(&assign, now).status, Status::Accepted);
+                let actor = format!("agent:{}", agent_id(n));
+                let start = StartTask { lease_token: 1 };
+                tell(&mut log, task.0, TaskCommand::Start(start).into(), &actor, now + ms(1));
+                let takes = 2_500 + (task.0.as_u128() * 7_919 % 5_000) as i64;
+                plan(&mut agenda, now + ms(takes), Plan::End(n, task));
+            }
+        }
+        log.events[folded..].iter().for_each(|event| scheduler.apply(event));
+        folded = log.events.len();
+        scheduler.advance(now);
+        for hand in scheduler.serve() {
+            let picks = match hand {
+                Hand::Claim(_, picks) => picks,
+                Hand::Push(pick) => vec![*pick],
+            };
+            for pick in picks {
+                let n = pick.agent.0.as_u128() - agent_id(0).0.as_u128();
+                let assign = Box::new(pick.assign.expect("an assignment"));
+                plan(&mut agenda, now + ms(2), Plan::Land(n, assign));
+            }
+        }
+    }
+    log.events
+}
+
+enum Plan {
+    Submit(u128),
+    Ask(u128),
+    Land(u128, Box<CommandEnvelope>),
+    End(u128, TaskId),
+}
+
+/// `TAFFRAIL_FORK_TASKS=100000` and a release build tell how long an hour takes.
+#[test]
+fn an_hour_of_a_fleet_is_identical_and_told_with_fewer_agents() {
+    let tasks = std::env::var("TAFFRAIL_FORK_TASKS").ok().and_then(|n| n.parse().ok());
+    let tasks = tasks.unwrap_or(1_000);
+    let agents = (tasks / 2_500).max(1);
+    let events = hour(tasks, agents);
+    let timed = |what: &str, changes: ForkChanges| {
+        let begin = std::time::Instant::now();
+        let report = fork(&events, 0, changes);
+        eprintln!("{what}: {} events in {:?}", events.len(), begin.elapsed());
+        report
+    };
+    let baseline = timed("baseline", ForkChanges::default());
+    assert!(baseline.identical);
+    assert_eq!(baseline.decisions.identical, tasks as u64);
+    assert_eq!(baseline.happened.completed, tasks as u64);
+    let mut fewer = ForkChanges::default();
+    fewer.agents.slots = (1..=agents).map(|n| (format!("agent-{n}"), 1)).collect();
+    fewer.agents.slots = fewer.agents.slots.into_iter().take(64).collect();
+    let report = timed("a quarter of the slots", fewer);
+    let (was, would) = (report.happened.wait_ms, report.what_if.wait_ms);
+    assert!(would.mean > 2.0 * was.mean + 10.0, "{was:?} {would:?}");
+    let control = report.control.expect("a control");
+    let (was, model) = (report.happened.wait_ms.p50, control.wait_ms.p50);
+    assert!((was - model).abs() <= 0.1 * was + 20.0, "{was} {model}");
+    let tasks = ForkTasks { kind: Some("kind-3".into()), ..ForkTasks::default() };
+    let priorities = vec![ForkPriority { tasks, priority: Priority::Critical }];
+    let report = timed("priorities", ForkChanges { priorities, ..ForkChanges::default() });
+    assert_eq!(report.what_if.submitted, baseline.happened.submitted);
+}
+
+/// The fork's own files name nothing that could reach outside: what is not in scope cannot be
+/// called.
+#[test]
+fn no_file_of_a_fork_names_a_writer_an_executor_or_a_wire() {
+    let files = [
+        include_str!("agents.rs"),
+        include_str!("changes.rs"),
+        include_str!("mod.rs"),
+        include_str!("observed.rs"),
+        include_str!("redo.rs"),
+        include_str!("report.rs"),
+        include_str!("tally.rs"),
+        include_str!("world.rs"),
+    ];
+    let reaching =
+        ["Executor", "Session", "store::", "broker", "nats", "AgentWire", "spawn", "async "];
+    for file in files {
+        let code = file.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code {
+            assert!(!reaching.iter().any(|word| line.contains(word)), "{line}");
+        }
+    }
+    let files =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/process/scheduler/fork"));
+    // Those, the dice and this one.
+    assert_eq!(files.unwrap().count(), 10);
 }
 
 proptest! {

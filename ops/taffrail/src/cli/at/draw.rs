@@ -301,7 +301,9 @@ fn event_lines(event: &Value, width: usize, looks: Looks) -> Vec<Line<'static>> 
         let value = match value {
             Value::Null => return,
             Value::String(text) => text.clone(),
-            other => other.to_string(),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                value.to_string()
+            }
         };
         // Long values go on below: here is the place where all of it is shown.
         let value: Vec<char> = printable(&value, false).chars().collect();

@@ -146,7 +146,9 @@ fn flat(row: Option<&Value>) -> Vec<(String, String)> {
                     walk(&name, below, into);
                 }
                 Value::String(text) => into.push((name, printable(text, false))),
-                other => into.push((name, printable(&other.to_string(), false))),
+                Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    into.push((name, printable(&value.to_string(), false)));
+                }
             }
         }
     }

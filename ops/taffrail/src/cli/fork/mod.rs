@@ -83,6 +83,7 @@ pub async fn run(app: &App, args: ForkArgs) -> Result<(), Failure> {
         shown.push('\n');
         let headers = ["AGENT", "TASKS", "WHAT IF", "BUSY", "WHAT IF"];
         shown.push_str(&out.table(&headers, agents(report)));
+        shown.push_str(&control(report));
         let assumed = report["assumptions"].as_array().map(Vec::as_slice).unwrap_or_default();
         if !assumed.is_empty() {
             shown.push_str("\nAssumed:\n");
@@ -155,6 +156,7 @@ fn summary(report: &Value) -> String {
         let who = |of: &str| {
             let (task, agent) =
                 (text(first, &format!("/{of}/task_id")), text(first, &format!("/{of}/agent_id")));
+            let agent = name_of(report, &agent);
             if task.is_empty() { "nothing".into() } else { format!("task {task} to agent {agent}") }
         };
         let at = text(first, "position");
@@ -173,6 +175,31 @@ fn summary(report: &Value) -> String {
         (&report["assignments"]["same_agent"], &report["assignments"]["other_agent"]);
     said.push_str(&format!("assignments: {same} to the same agent, {other} to another\n"));
     said
+}
+
+fn name_of(report: &Value, id: &str) -> String {
+    let agents = report["agents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let known = agents.iter().find(|agent| agent["agent_id"] == id);
+    known.map_or_else(|| id.to_owned(), |agent| text(agent, "name"))
+}
+
+/// How far the model is from what happened where nothing is changed.
+fn control(report: &Value) -> String {
+    let control = &report["control"];
+    if control.is_null() {
+        return String::new();
+    }
+    let wait = |p: &str| {
+        time(control.pointer(&format!("/wait_ms/{p}")).and_then(Value::as_f64).unwrap_or_default())
+    };
+    format!(
+        "\nThe model with nothing changed: wait p50 {}, p90 {}, p99 {}, {} completed; its distance from \
+         what happened is its own error.\n",
+        wait("p50"),
+        wait("p90"),
+        wait("p99"),
+        control["completed"]
+    )
 }
 
 /// Whether a figure is a count, a time in milliseconds or something else.

@@ -4,7 +4,7 @@ mod dot;
 mod tree;
 
 use clap::Args;
-use client::{Client, Error};
+use client::Client;
 use serde_json::Value;
 
 use super::App;
@@ -88,14 +88,14 @@ async fn asked(
     }
     let Some(error) = last else { return Err(Failure::Usage("nothing to explain".into())) };
     let only = kinds(subject).len() == 1;
-    Err(match error {
-        Error::Refused(problem) if problem.status == 404 && !only => Failure::Usage(format!(
+    if error.status() == Some(404) && !only {
+        return Err(Failure::Usage(format!(
             "nothing is called `{subject}`: no {}; `taffrail audit` and `taffrail events` list \
              what there is",
             kinds(subject).join(", no ")
-        )),
-        error => error.into(),
-    })
+        )));
+    }
+    Err(error.into())
 }
 
 #[cfg(test)]
