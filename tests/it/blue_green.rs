@@ -533,8 +533,12 @@ async fn a_product_killed_in_a_rebuild_or_its_switch_has_one_whole_version_and_e
         .await;
         let (_, operation) = api.get(&path).await;
         let result = &operation["result"];
-        assert_eq!((&result["rows"], &result["differing"]), (&json!(20), &json!(0)), "{fault}");
+        // A live model that has just begun again may be too far behind to be compared.
+        let differing = result["differing"].as_u64().unwrap_or_default();
+        assert_eq!((&result["rows"], differing), (&json!(20), 0), "{fault}");
         let db = TestDb::at(&product.postgres_url);
+        let compared = replay::compare(Model::Tasks, &support::log(&db).await).await.unwrap();
+        assert_eq!((compared.rows, compared.differing), (20, vec![]), "{fault}");
         assert_eq!(left_behind(&db).await, "0/0", "{fault}");
         let mut product = product;
         if fault == "dies-in-switch" {
