@@ -151,7 +151,7 @@ pub async fn consistency(
         }
     }
     let tree = |size, root, seal| TreeView { size, root: hex(&root), seal };
-    let path = path.iter().map(|hash| hex(hash)).collect();
+    let path = path.iter().map(hex).collect();
     let view = ConsistencyView { from: tree(from, old, earlier), to: tree(to, new, later), path };
     Ok(with_position(Json(view), to, 0))
 }
@@ -191,12 +191,12 @@ pub async fn prove_event(
     if !whole {
         return Err(refused(ProofError::Broken { number: seal.number }));
     }
-    let mut shown = cloud_events(&[event.clone()], event.epoch);
+    let mut shown = cloud_events(std::slice::from_ref(&event), event.epoch);
     let view = ProofView {
         event: shown.pop().unwrap_or_default(),
         index: position - 1,
         leaf: hex(&leaf),
-        path: path.iter().map(|hash| hex(hash)).collect(),
+        path: path.iter().map(hex).collect(),
         seal,
     };
     Ok(with_position(Json(view), sealed, 0))

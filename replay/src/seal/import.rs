@@ -90,17 +90,19 @@ impl Owned {
             None => {}
         }
         let Event::Task(task) = decoded else { return };
-        let (parent, on) = match task {
-            TaskEvent::Submitted(new) => (new.parent_id, Some(&new.depends_on)),
-            TaskEvent::Updated(changes) => (None, changes.depends_on.as_ref()),
-            _ => return,
+        let (parent, on) = if let TaskEvent::Submitted(new) = task {
+            (new.parent_id, Some(&new.depends_on))
+        } else if let TaskEvent::Updated(changes) = task {
+            (None, changes.depends_on.as_ref())
+        } else {
+            return;
         };
         let parent = parent.map(|id| id.0);
         let on = on.map(|on| on.iter().map(|id| id.0).collect::<BTreeSet<_>>());
-        if parent.is_some() || on.as_ref().is_some_and(|on| !on.is_empty()) || {
-            self.links.contains_key(&(event.tenant.clone(), event.stream_id))
-        } {
-            let links = self.links.entry((event.tenant.clone(), event.stream_id)).or_default();
+        let key = (event.tenant.clone(), event.stream_id);
+        let waits = on.as_ref().is_some_and(|on| !on.is_empty());
+        if parent.is_some() || waits || self.links.contains_key(&key) {
+            let links = self.links.entry(key).or_default();
             links.0 = parent.or(links.0);
             links.1 = on.unwrap_or_else(|| std::mem::take(&mut links.1));
         }

@@ -91,6 +91,7 @@ impl Hex {
 
 /// A line, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events; a box each takes longer")]
 pub enum Line<'a> {
     /// The first.
     Begun(Box<Header>),

@@ -137,10 +137,10 @@ fn every_proof_of_small_trees_is_the_one_of_the_rfc_and_no_other_passes() {
     let leaves = some(20);
     for size in 1..=leaves.len() {
         let (tree, root) = (&leaves[..size], naive(&leaves[..size]));
-        for index in 0..size {
+        for (index, leaf) in tree.iter().enumerate() {
             let path = roots(&inclusion(index as u64, size as u64), tree);
             assert_eq!(path, naive_path(index, tree), "{index} of {size}");
-            let leads = |path: &[Hash]| included(index as u64, size as u64, leaves[index], path);
+            let leads = |path: &[Hash]| included(index as u64, size as u64, *leaf, path);
             assert_eq!(leads(&path), Some(root));
             for at in 0..path.len() {
                 let mut wrong = path.clone();
