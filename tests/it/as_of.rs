@@ -110,7 +110,7 @@ async fn a_query_answers_for_ever_what_it_answered_at_a_position() {
             "/v1/tasks".to_owned(),
             format!("/v1/tasks?queue={own}&limit=7"),
             format!("/v1/tasks?queue={own}&state=done,failed"),
-            format!("/v1/tasks?state=queued&limit=3"),
+            "/v1/tasks?state=queued&limit=3".to_owned(),
             format!("/v1/tasks?agent={agent}&label=n%3D1"),
             format!("/v1/tasks/{some}"),
             format!("/v1/tasks/{some}/events"),

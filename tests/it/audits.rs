@@ -58,7 +58,7 @@ async fn lines_are_found_by_credential_request_and_command_refusals_too() {
     let of = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
     for line in [event, refusal] {
         let (command, correlation) = (of(line, "command_id"), of(line, "correlation_id"));
-        assert_eq!(lines(&api, &format!("command={command}"), 1).await, [line.clone()]);
+        assert_eq!(lines(&api, &format!("command={command}"), 1).await, std::slice::from_ref(line));
         let found = api.get(&format!("/v1/audit?correlation={correlation}&order=oldest")).await;
         assert_eq!(items(&found)[0], *line);
         let stream = of(line, "stream_id");

@@ -171,7 +171,8 @@ fn requests() -> Vec<Bad> {
         get("unknown event type", "/v1/events?type=task.submited", "/query/type"),
         get("unknown parameter of a stream", "/v1/events/stream?stram=x", "/query/stram"),
         get("token in the address", "/v1/tasks?access_token=x", "/query/access_token"),
-        bad("past state", Method::GET, "/v1/tasks?as_of=1", 422, "not-possible"),
+        bad("no moment", Method::GET, "/v1/tasks?as_of=0", 400, "invalid-parameter"),
+        bad("past stream", Method::GET, "/v1/events/stream?as_of=1", 422, "not-possible"),
         get("min position", "/v1/tasks", "/header/taffrail-min-position")
             .header("taffrail-min-position", "soon"),
         with("empty key", "idempotency-key", "\"\"", "invalid-parameter", 400),

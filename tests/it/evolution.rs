@@ -108,8 +108,8 @@ async fn fill(log: &Log) -> Filled {
     let writer = log.writer().await.unwrap();
     let mut events = events.into_iter().peekable();
     while events.peek().is_some() {
-        let mut batch = Append::default();
-        batch.events = events.by_ref().take(200).map(NewEvent::hashed).collect();
+        let events = events.by_ref().take(200).map(NewEvent::hashed).collect();
+        let batch = Append { events, ..Append::default() };
         writer.append(lease.token, &batch).await.unwrap();
     }
     leases.release(&lease).await.unwrap();

@@ -111,7 +111,7 @@ fn short(value: &Value) -> String {
     let text = match value {
         Value::Null => "·".into(),
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     let text = printable(&text, false);
     if text.chars().count() <= WIDTH {

@@ -247,11 +247,15 @@ pub async fn run(globals: Globals, verb: ClientVerb) -> ExitCode {
         refusal.report(app.out.output);
         return refusal.exit().into();
     }
-    let done = match verb {
-        // When interrupted it ends by itself, its tasks first.
-        ClientVerb::Agent(agent::AgentVerb::Run(args)) => sidecar::run(&app, *args).await,
-        ClientVerb::Replay(args) if args.takes_interrupts() => replay::run(&app, args).await,
-        verb => interruptible(dispatch(&app, verb)).await,
+    // Some end by themselves when interrupted: an agent's tasks first.
+    let done = if let ClientVerb::Agent(agent::AgentVerb::Run(args)) = verb {
+        sidecar::run(&app, *args).await
+    } else if let ClientVerb::Replay(args) = &verb
+        && args.takes_interrupts()
+    {
+        dispatch(&app, verb).await
+    } else {
+        interruptible(dispatch(&app, verb)).await
     };
     match done {
         Ok(()) => Exit::Ok.into(),

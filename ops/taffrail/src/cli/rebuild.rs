@@ -84,16 +84,12 @@ fn status(app: &App, models: &Value) -> Result<(), Failure> {
             Some(true) => format!("{} (outdated)", text(model, "fold")),
             _ => text(model, "fold"),
         };
-        let previous = match &model["previous"] {
-            Value::Null => String::new(),
-            before => {
-                format!("{}, {} ago", text(before, "position"), age(&text(before, "retired_at")))
-            }
-        };
-        let rebuild = match &model["rebuild"] {
-            Value::Null => String::new(),
-            under_way => format!("at {}", text(under_way, "position")),
-        };
+        let there = |name: &str| Some(&model[name]).filter(|value| !value.is_null());
+        let previous = there("previous").map(|before| {
+            format!("{}, {}", text(before, "position"), age(&text(before, "retired_at")))
+        });
+        let rebuild = there("rebuild").map(|now| format!("at {}", text(now, "position")));
+        let (previous, rebuild) = (previous.unwrap_or_default(), rebuild.unwrap_or_default());
         let place = [text(model, "model"), text(model, "position"), text(model, "lag")];
         let rest = [fold, text(model, "parked"), previous, rebuild];
         place.into_iter().chain(rest).map(Cell::from).collect()
