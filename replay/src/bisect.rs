@@ -15,8 +15,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// Positions whose rows are looked at in one go.
-const WINDOW: u64 = 16_384;
+/// Positions whose rows are looked at in one go: all rows, and those of some states.
+const WINDOW: (u64, u64) = (16_384, 262_144);
 /// What a condition calls the row that it looks at.
 pub const VARIABLE: &str = "row";
 /// The states in which a task has not come to an end.
@@ -204,10 +204,8 @@ impl Search<'_> {
         };
         let states = self.predicate.states();
         let mut at = if self.predicate.ages() { 0 } else { since };
-        // With states given an index finds the rows; else they are taken window by window.
-        let width = if states.is_empty() { WINDOW } else { u64::MAX };
         while at < moment {
-            let until = at.saturating_add(width).min(moment);
+            let until = at.saturating_add(width(&states)).min(moment);
             let rows = queries.rows_between(self.tenant, model, (at, until), &states).await?;
             self.rows += rows.len() as u64;
             let found = rows.into_iter().find(|shown| self.predicate.holds(&shown.row, now));
@@ -227,9 +225,23 @@ impl Search<'_> {
             return Ok(None);
         }
         self.looks += 1;
-        let rows = self.queries.versions_between(self.tenant, model, (from, to), &states).await?;
-        self.rows += rows.len() as u64;
-        let first = rows.into_iter().find(|shown| self.predicate.holds(&shown.row, None));
-        Ok(first.map(|shown| shown.at.next_multiple_of(INTERVAL)))
+        let mut at = from;
+        while at < to {
+            let begun = (at, at.saturating_add(width(&states)).min(to));
+            let rows =
+                self.queries.versions_between(self.tenant, model, begun, to, &states).await?;
+            self.rows += rows.len() as u64;
+            let first = rows.into_iter().find(|shown| self.predicate.holds(&shown.row, None));
+            if let Some(first) = first {
+                return Ok(Some(first.at.next_multiple_of(INTERVAL)));
+            }
+            at = begun.1;
+        }
+        Ok(None)
     }
+}
+
+/// An index finds the rows of some states, so more positions fit into one go.
+fn width(states: &[String]) -> u64 {
+    if states.is_empty() { WINDOW.0 } else { WINDOW.1 }
 }

@@ -62,7 +62,7 @@ async fn head(api: &Api) -> u64 {
 async fn lives(api: &Api, queue: &str, agent: &str, many: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..many {
-        let body = json!({ "title": format!("task {n} “of” {queue}"), "queue": queue,
+        let body = json!({ "title": format!("task {n} “of” {queue}"), "queue": queue, "capabilities": ["as-of"],
                            "priority": (["high", "normal", "low"][n % 3]), "labels": { "n": n.to_string() } });
         ids.push(api.submit(body).await["id"].as_str().unwrap().to_owned());
     }
@@ -84,7 +84,7 @@ async fn lives(api: &Api, queue: &str, agent: &str, many: usize) -> Vec<String> 
 
 async fn bulk(api: &Api, queue: &str, many: usize) {
     let items: Vec<Value> =
-        (0..many).map(|n| json!({ "title": format!("bulk {n}"), "queue": queue })).collect();
+        (0..many).map(|n| json!({ "title": format!("bulk {n}"), "queue": queue, "capabilities": ["nobody-has"] })).collect();
     for part in items.chunks(500) {
         let answer = api.post("/v1/tasks/batch", json!({ "items": part })).await;
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
@@ -155,8 +155,10 @@ async fn a_query_answers_for_ever_what_it_answered_at_a_position() {
 async fn a_moment_between_two_changes_shows_the_row_between_them() {
     let api = Api::new().await;
     let own = queue();
-    api.submit(json!({ "title": "before", "queue": queue() })).await;
-    let made = api.submit(json!({ "title": "first", "queue": own })).await;
+    api.submit(json!({ "title": "before", "queue": queue(), "capabilities": ["nobody-has"] }))
+        .await;
+    let made =
+        api.submit(json!({ "title": "first", "queue": own, "capabilities": ["nobody-has"] })).await;
     let id = made["id"].as_str().unwrap();
     let mut versions = vec![made["position"].as_u64().unwrap()];
     for title in ["second", "third"] {

@@ -115,13 +115,18 @@ async fn a_task_is_found_by_its_number_among_thousands_archived_or_not() {
 async fn a_number_stands_for_the_id_in_every_address() {
     let api = Api::new().await;
     let queue = queue();
-    let made = api.submit(json!({ "title": "parent", "queue": queue })).await;
+    let made = api
+        .submit(json!({ "title": "parent", "queue": queue, "capabilities": ["nobody-has"] }))
+        .await;
     let id = made["id"].as_str().unwrap();
     let task = api.get(&format!("/v1/tasks/{id}")).await;
     let number = task["number"].as_str().unwrap().to_owned();
     assert!(number.parse::<TaskNumber>().is_ok(), "{number}");
     let small = number.to_lowercase();
-    let child = api.submit(json!({ "title": "part", "queue": queue, "parent_id": id })).await;
+    let child = api
+        .submit(json!({ "title": "part", "queue": queue, "parent_id": id,
+                                    "capabilities": ["nobody-has"] }))
+        .await;
     let position = child["position"].as_u64().unwrap();
 
     assert_eq!(api.get(&format!("/v1/tasks/{number}")).await["id"], id);

@@ -120,9 +120,9 @@ type Run = Arc<dyn Fn(Context) -> BoxFuture<'static, anyhow::Result<Samples>> + 
 #[derive(Clone)]
 pub struct Cell {
     /// The verb it belongs to: `append`, `http`, `nats`, `tasks`, `latency`, `rebuild`,
-    /// `fanout`, `query`, `restart`, `spawn`, `deploy`, `fleet` or `limits`.
+    /// `fanout`, `query`, `restart`, `spawn`, `deploy`, `fleet`, `time` or `limits`.
     pub bench: &'static str,
-    /// `W1a` … `W7`, `S1`, `L1` … `L3`, or `limit`.
+    /// `W1a` … `W7`, `S1`, `L1` … `L3`, `T1`, or `limit`.
     pub workload: &'static str,
     /// What tells it from its neighbours.
     pub params: Params,

@@ -52,6 +52,7 @@ pub async fn run(globals: &Globals, args: BenchArgs) -> anyhow::Result<()> {
         Some(BenchVerb::Spawn(plan)) => (only(everything(), verb("spawn")), plan),
         Some(BenchVerb::Deploy(plan)) => (only(everything(), verb("deploy")), plan),
         Some(BenchVerb::Fleet(plan)) => (only(everything(), verb("fleet")), plan),
+        Some(BenchVerb::Time(plan)) => (only(everything(), verb("time")), plan),
         Some(BenchVerb::Restart(plan)) => (only(everything(), verb("restart")), plan),
     };
     let cells = narrowed(cells, &plan)?;

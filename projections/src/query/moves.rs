@@ -202,8 +202,8 @@ impl Queries {
         rows.iter().map(|row| Ok((row.try_get(0)?, position_of(row, 1)?))).collect()
     }
 
-    /// The kept past versions that began behind `since` and ended up to `until`, in the order
-    /// of their begin.
+    /// The kept past versions that began behind one position and up to another, and ended up
+    /// to `until`, in the order of their begin.
     ///
     /// # Errors
     /// When the database cannot be reached.
@@ -211,15 +211,18 @@ impl Queries {
         &self,
         tenant: &TenantId,
         model: Model,
-        (since, until): (u64, u64),
+        (since, up_to): (u64, u64),
+        until: u64,
         states: &[String],
     ) -> Result<Vec<Shown>, QueryError> {
         with_model!(model, projection => {
             let mut sql = Sql::new(format!(
-                "SELECT p.key, p.doc, p.at FROM past.{} p WHERE p.tenant = ", model.as_str()
+                "SELECT p.key, past.sound('{0}', p.doc, p.at, p.until, p.sum), p.at
+                 FROM past.{0} p WHERE p.tenant = ", model.as_str()
             ));
             sql.with("#", tenant.as_str().to_owned());
             sql.with(" AND p.at > #", bigint(since));
+            sql.with(" AND p.at <= #", bigint(up_to));
             sql.with(" AND p.until <= #", bigint(until));
             if !states.is_empty() {
                 sql.with(" AND p.state = ANY(#)", states.to_vec());

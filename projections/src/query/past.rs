@@ -95,6 +95,8 @@ impl Value {
 
 /// A statement over the rows as they were.
 pub(super) struct AsOf {
+    /// The tails as tables, read once however often they are looked into: `WITH …`.
+    pub(super) with: String,
     /// Its text.
     pub(super) rows: String,
     /// The placeholders of the moment and of the boundary before it.
@@ -109,7 +111,7 @@ struct Sources {
     /// The placeholders of the moment and of the boundary before it.
     moment: String,
     boundary: String,
-    /// The placeholders of the folded tails.
+    /// The names of the folded tails.
     tails: HashMap<Model, String>,
 }
 
@@ -128,14 +130,23 @@ impl Queries {
         let own = sql.parameters().len();
         let mut values =
             vec![Value::Position(bigint(moment)), Value::Position(bigint(boundary(moment)))];
-        let mut tails = HashMap::new();
+        let (mut tails, mut with) = (HashMap::new(), Vec::new());
         for (model, rows) in self.tails(tenant, &models, moment).await? {
             values.push(Value::Rows(rows));
-            tails.insert(model, format!("${}::text::json", own + values.len()));
+            let (tail, place) = (format!("tail_{model}"), own + values.len());
+            with.push(format!(
+                "{tail} AS MATERIALIZED (SELECT {} FROM
+                 json_populate_recordset(NULL::read.{model}, ${place}::text::json))",
+                with_model!(model, projection => names_of(&projection))
+            ));
+            tails.insert(model, tail);
         }
+        let with =
+            if with.is_empty() { String::new() } else { format!("WITH {}", with.join(", ")) };
         let place = |nth: usize| format!("${}::bigint", own + nth);
         let sources = Sources { moment: place(1), boundary: place(2), tails };
         Ok(AsOf {
+            with,
             rows: sources.replace(sql),
             place: sources.moment,
             from: sources.boundary,
@@ -338,6 +349,10 @@ fn name_of(piece: &str) -> &str {
     &piece[..end]
 }
 
+fn names_of<P: Projection>(_: &P) -> String {
+    column_names::<P>()
+}
+
 fn writes_once<P: Projection>(_: &P) -> bool {
     P::WRITE_ONCE
 }
@@ -366,9 +381,7 @@ fn parts<P: Projection>(_: &P, moment: &str, from: &str, tail: Option<&str>) -> 
         ),
     ];
     if let Some(tail) = tail {
-        parts.push(format!(
-            "(SELECT {columns} FROM json_populate_recordset(NULL::read.{name}, {tail}))"
-        ));
+        parts.push(format!("(SELECT {columns} FROM {tail})"));
     }
     parts
 }

@@ -170,10 +170,10 @@ impl Sql {
     }
 
     /// The same as of a moment, which is all four of them.
-    pub(super) fn beside_moment(&self, AsOf { rows, place, from, .. }: &AsOf) -> String {
+    pub(super) fn beside_moment(&self, AsOf { with, rows, place, from, .. }: &AsOf) -> String {
         // Every parameter must stand somewhere for its type to be known.
         format!(
-            "SELECT c.position, 0::bigint, c.position, c.position, p.*
+            "{with} SELECT c.position, 0::bigint, c.position, c.position, p.*
              FROM (SELECT {place} AS position WHERE {place} >= {from}) c
              LEFT JOIN (SELECT true AS here, page.* FROM ({rows}) page) p ON true{}",
             self.ordering()

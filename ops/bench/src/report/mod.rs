@@ -59,7 +59,7 @@ pub fn plots(sheet: &Sheet) -> Vec<(&'static str, String)> {
             .iter()
             .filter(|line| line.mode == mode && line.p50_ms.is_some())
             .filter(|line| {
-                !["overload", "slow", "W7", "L2", "L3"].contains(&line.workload.as_str())
+                !["overload", "slow", "W7", "L2", "L3", "T1"].contains(&line.workload.as_str())
             })
             .take(MOST_CURVES)
             .collect();

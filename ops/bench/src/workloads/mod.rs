@@ -12,6 +12,7 @@ mod s1;
 mod settle;
 mod slow;
 mod slow_clients;
+mod t1;
 mod v1;
 mod w1a;
 mod w1b;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Cell> {
     cells.extend(l3::cells());
     cells.extend(l3_look::cells());
     cells.extend(v1::cells());
+    cells.extend(t1::cells());
     cells.extend(w1a::sealing());
     cells
 }

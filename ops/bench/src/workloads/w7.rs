@@ -128,7 +128,7 @@ async fn run(context: Context, how: End) -> anyhow::Result<Samples> {
 }
 
 /// The log, filled while PostgreSQL runs alone.
-async fn filled(context: &Context, folder: &Path, plan: Plan) -> anyhow::Result<Filled> {
+pub(super) async fn filled(context: &Context, folder: &Path, plan: Plan) -> anyhow::Result<Filled> {
     std::fs::create_dir_all(folder)?;
     let lock = DataDir::lock(folder)?;
     let options = context.product.servers();
@@ -147,7 +147,7 @@ async fn filled(context: &Context, folder: &Path, plan: Plan) -> anyhow::Result<
 }
 
 /// Every task is in the read model, and no event was lost on the way.
-async fn check(target: &Target, tasks: u64) -> anyhow::Result<()> {
+pub(super) async fn check(target: &Target, tasks: u64) -> anyhow::Result<()> {
     let database = target.database().await?;
     let rows = number(&database, "SELECT count(*) FROM read.tasks").await?;
     ensure!(rows == tasks, "{rows} rows of {tasks} tasks");

@@ -44,6 +44,8 @@ pub enum BenchVerb {
     Query(PlanArgs),
     /// W7: from the start to the first accepted command, and memory
     Restart(PlanArgs),
+    /// T1: questions about the past of a long log
+    Time(PlanArgs),
     /// L1: starts in a sandbox, beside bare ones
     Spawn(PlanArgs),
     /// L2: from deploy to ready, through a node
