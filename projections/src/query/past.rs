@@ -7,7 +7,6 @@
 //! folded from the events since the boundary. A model that joins later needs nothing here.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,10 +24,11 @@ use crate::engine::{
 };
 use crate::{Key, Model, Projection, QueryError, with_model};
 
-/// Folded tails that are kept for whoever asks about the same moment again.
-const KEPT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// Longest tail that is kept, in bytes; all of them together take a few hundred times that.
-const KEPT_BYTES: usize = 1 << 20;
+/// Bytes of folded tails that are kept for whoever asks about the same moment again; one
+/// takes some MiB at most.
+const KEPT_BYTES: usize = 64 << 20;
+/// What an entry takes beside its rows, roughly.
+const ENTRY_BYTES: usize = 256;
 /// How long one is kept: a rebuild may mend rows.
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
@@ -38,17 +38,23 @@ type Rows = Arc<String>;
 /// Whose tail, of which model, at which moment.
 type Of = (TenantId, Model, u64);
 
+/// Tails folded lately, and when.
+#[derive(Debug)]
+struct Tails {
+    by_moment: LruCache<Of, (Instant, Rows)>,
+    bytes: usize,
+}
+
 /// What is known of the past beside the tables.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Tails folded lately, and when.
-    tails: Mutex<LruCache<Of, (Instant, Rows)>>,
+    tails: Mutex<Tails>,
     spoilt: watch::Sender<Option<Model>>,
 }
 
 impl Default for Kept {
     fn default() -> Self {
-        let tails = Mutex::new(LruCache::new(KEPT));
+        let tails = Mutex::new(Tails { by_moment: LruCache::unbounded(), bytes: 0 });
         Self { tails, spoilt: watch::Sender::default() }
     }
 }
@@ -56,7 +62,10 @@ impl Default for Kept {
 impl Kept {
     /// A model's past was found changed: its tails may stand on it.
     pub(super) fn spoilt(&self, model: Model) {
-        self.tails.lock().clear();
+        let mut tails = self.tails.lock();
+        tails.by_moment.clear();
+        tails.bytes = 0;
+        drop(tails);
         self.spoilt.send_replace(Some(model));
     }
 
@@ -65,14 +74,23 @@ impl Kept {
     }
 
     fn get(&self, of: &Of) -> Option<Rows> {
-        let mut kept = self.tails.lock();
-        let (since, rows) = kept.get(of)?;
+        let mut tails = self.tails.lock();
+        let (since, rows) = tails.by_moment.get(of)?;
         (since.elapsed() < KEPT_FOR).then(|| rows.clone())
     }
 
     fn keep(&self, of: Of, rows: &Rows) {
-        if rows.len() <= KEPT_BYTES {
-            self.tails.lock().put(of, (Instant::now(), rows.clone()));
+        let mut tails = self.tails.lock();
+        // An entry costs something also where nothing changed.
+        let size = |rows: &Rows| rows.len() + ENTRY_BYTES;
+        tails.bytes += size(rows);
+        if let Some((_, (_, before))) = tails.by_moment.push(of, (Instant::now(), rows.clone())) {
+            tails.bytes -= size(&before);
+        }
+        while tails.bytes > KEPT_BYTES
+            && let Some((_, (_, oldest))) = tails.by_moment.pop_lru()
+        {
+            tails.bytes -= size(&oldest);
         }
     }
 }
@@ -384,4 +402,30 @@ fn parts<P: Projection>(_: &P, moment: &str, from: &str, tail: Option<&str>) -> 
         parts.push(format!("(SELECT {columns} FROM {tail})"));
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_longest_unused_goes_first() {
+        let kept = Kept::default();
+        let of = |moment| (TenantId::default_tenant(), Model::Tasks, moment);
+        let rows = |length: usize| Rows::new("x".repeat(length));
+        for moment in 0..10 {
+            kept.keep(of(moment), &rows(KEPT_BYTES / 8));
+            assert!(kept.get(&of(0)).is_some(), "asked for again and again");
+        }
+        assert!(kept.get(&of(1)).is_none() && kept.get(&of(9)).is_some());
+        kept.keep(of(9), &rows(3));
+        assert_eq!(kept.get(&of(9)).map(|rows| rows.len()), Some(3));
+        let sum: usize =
+            (0..10).filter_map(|n| kept.get(&of(n))).map(|r| r.len() + ENTRY_BYTES).sum();
+        assert_eq!(kept.tails.lock().bytes, sum);
+        assert!(sum <= KEPT_BYTES);
+        kept.spoilt(Model::Tasks);
+        assert!(kept.get(&of(9)).is_none());
+        assert_eq!(kept.tails.lock().bytes, 0);
+    }
 }
