@@ -33,7 +33,7 @@ pub(crate) async fn run(app: App, stop: CancellationToken) {
 
 async fn rebuild(app: &App, model: Model) {
     let accept = OperationCommand::Accept(AcceptOperation {
-        kind: "projection.rebuild".into(),
+        kind: replay::REBUILD.into(),
         resource: Resource { kind: "projection".into(), id: model.as_str().into() },
         command: None,
         input: Json::null(),

@@ -1,5 +1,6 @@
 //! Query strings, taken strictly, and how fresh an answer must be.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
@@ -43,9 +44,13 @@ pub struct NoParams {}
 /// When a parameter is unknown, stands there twice or is malformed.
 pub fn params<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     // When an answer is about is everybody's parameter: `Fresh` reads it.
-    let own = uri.query().unwrap_or_default().split('&').filter(|pair| !is_as_of(pair));
-    let own = format!("/?{}", own.collect::<Vec<_>>().join("&"));
-    let own: Uri = own.parse().map_err(|_| refused("malformed"))?;
+    let own = if asks_the_past(uri) {
+        let own = uri.query().unwrap_or_default().split('&').filter(|pair| !is_as_of(pair));
+        let own = format!("/?{}", own.collect::<Vec<_>>().join("&"));
+        Cow::Owned(own.parse::<Uri>().map_err(|_| refused("malformed"))?)
+    } else {
+        Cow::Borrowed(uri)
+    };
     Query::<T>::try_from_uri(&own).map(|Query(params)| params).map_err(|rejection| {
         let message = rejection.body_text();
         let message =
@@ -143,9 +148,13 @@ fn is_as_of(pair: &str) -> bool {
     pair.split('=').next() == Some("as_of")
 }
 
+fn asks_the_past(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(is_as_of))
+}
+
 /// The routes below `/v1` that answer about now alone: streams, what is worked out from the
 /// scheduler's present state or for the future, and what names its positions itself.
-const LIVE_ONLY: [&str; 12] = [
+const LIVE_ONLY: [&str; 13] = [
     "/events/stream",
     "/events/{position}/proof",
     "/ws",
@@ -155,8 +164,9 @@ const LIVE_ONLY: [&str; 12] = [
     "/tasks/{id}/candidates",
     "/schedules/{id}/next",
     "/schemas/{type}",
-    "/time/",
+    "/time",
     "/seals",
+    "/export",
     "/projections",
 ];
 
@@ -165,9 +175,7 @@ pub(crate) fn knows_the_past(route: &str) -> bool {
     let base = crate::router::BASES.iter().find_map(|base| route.strip_prefix(base));
     base.is_some_and(|path| {
         !LIVE_ONLY.iter().any(|live| {
-            path == *live
-                || live.ends_with('/') && path.starts_with(live)
-                || path.strip_prefix(live).is_some_and(|rest| rest.starts_with('/'))
+            path.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     })
 }
@@ -177,8 +185,9 @@ pub(crate) fn knows_the_past(route: &str) -> bool {
 /// # Errors
 /// When it is there and the request changes something or its route knows the present alone.
 pub(crate) fn refuse_as_of(method: &Method, route: &str, uri: &Uri) -> Result<(), ApiError> {
-    let asked = uri.query().is_some_and(|query| query.split('&').any(is_as_of));
-    if !asked || (*method == Method::GET || *method == Method::HEAD) && knows_the_past(route) {
+    if !asks_the_past(uri)
+        || (*method == Method::GET || *method == Method::HEAD) && knows_the_past(route)
+    {
         return Ok(());
     }
     let detail = "this is about now alone; leave `as_of` away";
@@ -189,6 +198,9 @@ pub(crate) fn refuse_as_of(method: &Method, route: &str, uri: &Uri) -> Result<()
 
 /// Reads `as_of`: a position or a time with its zone.
 fn as_of(uri: &Uri) -> Result<Option<AsOf>, ApiError> {
+    if !asks_the_past(uri) {
+        return Ok(None);
+    }
     #[derive(Deserialize)]
     struct Only {
         as_of: Option<String>,
@@ -318,6 +330,7 @@ mod tests {
             (Method::GET, "/v1/events/stream", false),
             (Method::GET, "/v1/events", true),
             (Method::GET, "/v1/time/diff", false),
+            (Method::GET, "/v1/export", false),
             (Method::GET, "/metrics", false),
         ] {
             assert_eq!(refuse_as_of(&method, route, &uri).is_ok(), taken, "{method} {route}");

@@ -172,7 +172,7 @@ impl ColumnKind {
 }
 
 /// PostgreSQL's text cannot hold NUL; an imported event might.
-fn storable(text: String) -> String {
+pub(super) fn storable(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 

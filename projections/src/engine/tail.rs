@@ -6,6 +6,7 @@ use std::sync::Arc;
 use domain::{Recorded, TenantId};
 use serde_json::{Map, Value};
 
+use super::cell::storable;
 use super::fold::{Batch, Parked, Rows, Slot, StreamKey};
 use super::statements::columns;
 use super::storage::document;
@@ -66,8 +67,8 @@ impl<P: Projection> Tail<P> {
 
 fn json(cell: Cell) -> Value {
     match cell {
-        Cell::Text(text) => text.into(),
-        Cell::Words(words) => words.into(),
+        Cell::Text(text) => text.map(storable).into(),
+        Cell::Words(words) => words.into_iter().map(storable).collect::<Vec<_>>().into(),
         Cell::Uuid(id) => id.map(|id| id.to_string()).into(),
         Cell::Int(number) => number.into(),
         Cell::Bool(yes) => yes.into(),
