@@ -22,7 +22,7 @@ use crate::operation::accept_work;
 use crate::view;
 
 /// What an operation on a read model can be; the kinds that `replay` carries out.
-const KINDS: [&str; 3] = ["projection.rebuild", "projection.rollback", "projection.forget"];
+const KINDS: [&str; 3] = [replay::REBUILD, replay::ROLLBACK, replay::FORGET];
 /// How long the list of operations is waited for, to find one under way. Without an answer in
 /// time the operation is taken on, and refuses itself where another has the lock.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -83,6 +83,8 @@ struct Planned<K> {
 /// A batch of events, each with the rows that it touches.
 pub(super) struct Batch<P: Projection> {
     planned: Vec<Planned<P::Key>>,
+    /// Whether past versions are kept.
+    keeps: bool,
     /// Events of types that this release does not know.
     pub unknown: u64,
     /// Events of parked streams.
@@ -97,7 +99,8 @@ impl<P: Projection> Batch<P> {
         parked: &mut HashMap<StreamKey, Parked>,
         numbers: &mut Numbers,
     ) -> Self {
-        let mut batch = Self { planned: Vec::with_capacity(events.len()), unknown: 0, skipped: 0 };
+        let mut batch =
+            Self { planned: Vec::with_capacity(events.len()), keeps: true, unknown: 0, skipped: 0 };
         for recorded in events {
             // Before anything is left out: what can't be folded today counts all the same.
             let number = numbers.next::<P>(recorded);
@@ -120,6 +123,12 @@ impl<P: Projection> Batch<P> {
             }
         }
         batch
+    }
+
+    /// Keeps no past versions: for rows that nobody stores.
+    pub fn in_memory(mut self) -> Self {
+        self.keeps = false;
+        self
     }
 
     /// Every row that the batch touches, each once.
@@ -145,6 +154,7 @@ impl<P: Projection> Batch<P> {
         careful: bool,
     ) -> Result<(), Spoilt> {
         let planned = std::mem::take(&mut self.planned);
+        let keeps = self.keeps;
         let outcome = planned.iter().try_for_each(|Planned { recorded, keys, number }| {
             // Parked by an earlier event of this very batch.
             if self.passes_over(recorded, parked) {
@@ -156,7 +166,7 @@ impl<P: Projection> Batch<P> {
                 for key in keys {
                     let place = (recorded.tenant.clone(), key.clone());
                     let slot = rows.entry(place).or_insert_with(Slot::empty);
-                    slot.leave(recorded.position);
+                    slot.leave(recorded.position, keeps);
                     slot.row = projection.fold(key, slot.row.take(), recorded, event);
                     if let (Some(row), Some(number)) = (&mut slot.row, number) {
                         P::number(row, *number);
@@ -209,9 +219,10 @@ impl<R: Clone> Slot<R> {
     }
 
     /// An event is about to change the row: keeps it where it stood at a boundary.
-    fn leave(&mut self, until: u64) {
+    fn leave(&mut self, until: u64, keeps: bool) {
         let (at, last) = (self.at, until.saturating_sub(1));
-        if at > 0
+        if keeps
+            && at > 0
             && at <= boundary(last)
             && let Some(row) = &self.row
         {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use domain::{Recorded, TenantId};
 use store::StoreError;
 
-use super::fold::{Batch, Parked, PastRow, Rows, StreamKey};
+use super::fold::{Batch, Parked, Rows, StreamKey};
 use super::{Numbers, Projection};
 
 /// The rows of one read model, folded from the log's first event on.
@@ -65,7 +65,7 @@ impl<P: Projection> World<P> {
         let events = &events[seen..];
         contiguous(self.position, events)?;
         let Some(last) = events.last() else { return Ok(()) };
-        let mut batch = Batch::<P>::plan(events, &mut self.parked, &mut self.numbers);
+        let mut batch = Batch::<P>::plan(events, &mut self.parked, &mut self.numbers).in_memory();
         // Careful folding cannot be spoilt: it keeps what it is about to change.
         let (rows, parked) = (&mut self.rows, &mut self.parked);
         if batch.fold(&self.projection, rows, parked, self.careful).is_err() {
@@ -91,13 +91,6 @@ impl<P: Projection> World<P> {
         self.rows
             .iter()
             .filter_map(|((tenant, key), slot)| slot.row.as_ref().map(|row| (tenant, key, row)))
-    }
-
-    /// The versions of rows that stood at a boundary and were replaced since, in no order.
-    pub fn past(&self) -> impl Iterator<Item = (&TenantId, &P::Key, &PastRow<P::Row>)> {
-        self.rows.iter().flat_map(|((tenant, key), slot)| {
-            slot.past.iter().map(move |version| (tenant, key, version))
-        })
     }
 
     /// Streams that stand still, and why.

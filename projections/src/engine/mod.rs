@@ -24,7 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use cell::{Cell, Column, ColumnKind, Key};
-pub use fold::{INTERVAL, Parked, PastRow, Rows, StreamKey, boundary};
+pub use fold::{INTERVAL, Parked, Rows, StreamKey, boundary};
 pub use folder::{Folded, Folder};
 pub use numbers::Numbers;
 pub use pace::{MAX_BATCH, Pace};

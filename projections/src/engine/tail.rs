@@ -26,7 +26,7 @@ impl<P: Projection> Tail<P> {
         mut parked: HashMap<StreamKey, Parked>,
         mut numbers: Numbers,
     ) -> Self {
-        let batch = Batch::plan(events, &mut parked, &mut numbers);
+        let batch = Batch::plan(events, &mut parked, &mut numbers).in_memory();
         Self { batch, parked, rows: Rows::<P>::new() }
     }
 
